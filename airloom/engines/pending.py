@@ -1,0 +1,147 @@
+"""Calls, values and deliveries of a simulated run: plain records with slots, so that a checkpoint can write them down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airloom.clock.kernel import Program
+from airloom.program.ref import Ref
+from airloom.program.tree import Path
+
+
+class Value:
+    """A value that a call, a program or `put` makes at a place. `carried` says which leaves have gone (or are going) to which place."""
+
+    __slots__ = ("call", "carried", "deliveries", "epoch", "has_value", "is_lost", "is_made", "leaves", "lost_device", "lost_s", "made_s", "number", "place", "started_s", "value")
+
+    def __init__(self, number: int, place: str, call: Call | None) -> None:
+        self.number = number
+        self.place = place
+        self.call = call
+        self.epoch = 0
+        self.is_made = False
+        self.has_value = False
+        self.is_lost = False
+        self.lost_device = ""
+        self.lost_s = 0.0
+        self.value: Any = None
+        self.started_s: float | None = None
+        self.made_s: float | None = None
+        self.leaves: tuple[tuple[Path, int, int], ...] = ()  # path, body bytes (-1: none), control bytes
+        self.deliveries: dict[tuple[str, Path], Delivery] = {}
+        self.carried: dict[str, dict[int, Any]] = {}  # place -> leaf -> its transfer, or None once there
+
+
+class SimRef(Ref):
+    """Names a part of a `Value`."""
+
+    __slots__ = ("path", "root")
+
+    def __init__(self, root: Value, path: Path = ()) -> None:
+        self.root = root
+        self.path = path
+
+    def __getitem__(self, key: Any) -> SimRef:
+        return SimRef(self.root, (*self.path, key))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SimRef) and other.root is self.root and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash((id(self.root), self.path))
+
+    def __repr__(self) -> str:
+        return f"Ref({self.root.number} at '{self.root.place}'{''.join(f'[{key!r}]' for key in self.path)})"
+
+    @property
+    def place(self) -> str:
+        return self.root.place
+
+    @property
+    def started_s(self) -> float | None:
+        return self.root.started_s
+
+    @property
+    def made_s(self) -> float | None:
+        return self.root.made_s
+
+    @property
+    def arrived_s(self) -> float | None:
+        times = [d.arrived_s for (_, path), d in self.root.deliveries.items() if path == self.path and d.arrived_s is not None]
+        return min(times, default=None)
+
+
+class Delivery:
+    """A part of a value on its way to one place, and who waits for it there."""
+
+    __slots__ = ("arrived_s", "is_asked", "is_lost", "missing", "path", "place", "root", "waiters")
+
+    def __init__(self, root: Value, path: Path, place: str) -> None:
+        self.root = root
+        self.path = path
+        self.place = place
+        self.arrived_s: float | None = None
+        self.is_asked = False
+        self.is_lost = False
+        self.missing = 0
+        self.waiters: list[Any] = []  # calls, or (wait, index) pairs
+
+
+class Wait:
+    """A program that waits for some of several deliveries."""
+
+    __slots__ = ("arrived", "is_over", "lost", "need", "program", "total")
+
+    def __init__(self, program: Program, total: int, need: int) -> None:
+        self.program = program
+        self.total = total
+        self.need = need
+        self.arrived: list[int] = []
+        self.lost: list[int] = []
+        self.is_over = False
+
+
+class Call:
+    """A device function or program text at a place, from issue to end."""
+
+    __slots__ = (
+        "args", "changes", "drawn", "end_s", "fn", "has_run", "hz", "is_lost", "is_program", "issuer", "joules", "made_at", "missing", "number",
+        "on", "owner", "place", "price", "priority", "root", "start_number", "started_s", "state", "trees", "versions",
+    )  # fmt: skip
+
+    def __init__(self, number: int, fn: Any, place: str, args: tuple[Any, ...], owner: int, issuer: str, on: str | None, priority: int, root: Value | None) -> None:
+        self.number = number
+        self.fn = fn  # the function as issued
+        self.place = place
+        self.args = args  # may hold Refs
+        self.owner = owner  # number of the program that issued it: names the order rule's queue
+        self.issuer = issuer
+        self.on = on
+        self.priority = priority
+        self.root = root
+        self.hz: float | None = None
+        self.missing = 0
+        self.is_program = False
+        self.is_lost = False
+        self.has_run = False
+        self.started_s: float | None = None
+        self.start_number = 0
+        self.end_s = 0.0
+        self.joules = 0.0
+        self.price: Any = None
+        self.state: dict[str, Any] = {}
+        self.drawn = 0
+        self.changes: dict[str, Any] = {}
+        self.versions: Any = ()
+        self.trees: Any = None  # signature of the arguments, shared by a map
+        self.made_at = ""  # file:line of the verb, for messages
+
+
+class Later:
+    """A device's state value whose call has ended on the clock but whose numerics are still to run."""
+
+    __slots__ = ("call", "key")
+
+    def __init__(self, call: Call, key: str) -> None:
+        self.call = call
+        self.key = key

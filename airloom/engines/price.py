@@ -1,0 +1,139 @@
+"""Prices: what a call costs, known before its numerics run, from one dry run on meta tensors per signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from airloom.errors import AirloomError, ScenarioError
+from airloom.network.device import Device, Work
+from airloom.network.network import Network
+from airloom.program.here import Here
+from airloom.program.tree import Path, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
+from airloom.tasks.task import Task
+
+_LIMIT = 4096  # signatures kept; more means a signature that changes in every round
+
+
+class Price:
+    """What a call computes and makes: work, declared seconds, peak memory, samples drawn, and the shapes of its result and state."""
+
+    __slots__ = ("changes", "drawn", "flops", "leaves", "on_device", "peak_bytes", "result", "seconds", "signatures", "state_bytes", "work")
+
+    def __init__(self, here: Here, result: Any, drawn_before: int) -> None:
+        self.work: Work = here.work()
+        self.flops = self.work.flops
+        self.seconds = here.declared_s
+        self.peak_bytes = float(here.spent.peak_bytes)
+        self.drawn = here.drawn - drawn_before
+        self.result = map_leaves(to_meta, result)
+        self.leaves = leaf_sizes(self.result)
+        self.changes = {key: map_leaves(to_meta, value) for key, value in here.state.changes.items()}
+        self.signatures = {key: signature(value) for key, value in self.changes.items()}
+        self.state_bytes = {key: tree_bytes(value) for key, value in self.changes.items()}
+        self.on_device: dict[int, tuple[float, float]] = {}
+
+    def at(self, device: Device) -> tuple[float, float]:
+        """Compute seconds and active joules on a device."""
+        known = self.on_device.get(id(device))
+        if known is None:
+            work = self.work
+            seconds = self.seconds + (device.seconds(work) if work.flops or work.steps else 0.0)
+            known = self.on_device[id(device)] = (seconds, device.joules(seconds, work))
+        return known
+
+
+def leaf_sizes(tree: Any) -> tuple[tuple[Path, int, int], ...]:
+    """(path, body bytes or -1, control bytes) of each leaf."""
+    sizes: list[tuple[Path, int, int]] = []
+    for path, leaf in leaves(tree):
+        body = body_bytes(leaf)
+        sizes.append((path, body, 0 if body >= 0 else control_bytes(leaf)))
+    return tuple(sizes)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes that a tree takes in memory."""
+    return sum([max(body, 0) + control for _, body, control in leaf_sizes(tree)])
+
+
+class Pricer:
+    """Prices calls and remembers prices by signature.
+
+    A signature is the function, the method's fields, the arguments' shapes and integers, and whatever the first dry run read of `here`.
+    """
+
+    def __init__(self, network: Network, task: Task, seed: int) -> None:
+        self.network = network
+        self.task = task
+        self.seed = seed
+        self.known: dict[Any, dict[tuple[Any, ...], dict[tuple[Any, ...], Price | None]]] = {}
+        self.size = 0
+
+    def price(
+        self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], name: str, shadow: Mapping[str, tuple[Any, Any, int]], start_s: float, drawn: int
+    ) -> Price | None:
+        """Return the price of `fn(here, *args)` at a device, or None where it depends on contents.
+
+        Arguments:
+            sig: signature of the function and its arguments.
+            args: arguments with every Ref replaced by the meta tree of its value.
+            shadow: the device's state as (signature, meta tree, bytes) by key.
+        """
+        known = self.known.get(sig)
+        if known is None:
+            if self.size > _LIMIT:
+                self.known.clear()
+                self.size = 0
+            known = self.known[sig] = {}
+        for reads, table in known.items():
+            found = tuple([self._read(read, name, shadow, start_s, drawn) for read in reads])
+            if found in table:
+                return table[found]
+        price, reads = self._dry_run(fn, args, name, shadow, start_s, drawn)
+        self.size += 1
+        known.setdefault(reads, {})[tuple([self._read(read, name, shadow, start_s, drawn) for read in reads])] = price
+        return price
+
+    def _read(self, read: tuple[str, Any], name: str, shadow: Mapping[str, tuple[Any, Any, int]], start_s: float, drawn: int) -> Any:
+        what, key = read
+        if what == "state":
+            entry = shadow.get(key)
+            return None if entry is None else (entry[0],)
+        if what == "name":
+            return name
+        if what == "device":
+            return id(self.network.places[name].device)
+        if what == "samples":
+            return len(self.task.data(name, start_s))
+        assert what == "start_s", what
+        return start_s
+
+    def _dry_run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], name: str, shadow: Mapping[str, tuple[Any, Any, int]], start_s: float, drawn: int
+    ) -> tuple[Price | None, tuple[tuple[str, Any], ...]]:
+        place = self.network.places[name]
+        here = Here(
+            name=name,
+            device=place.device,
+            facts=place.facts,
+            start_s=start_s,
+            state={key: entry[1] for key, entry in shadow.items()},
+            task=self.task,
+            drawn=drawn,
+            seed=self.seed,
+            is_dry=True,
+        )
+        try:
+            with torch.no_grad():
+                result = fn(here, *map_leaves(to_meta, args))
+            price = Price(here, result, drawn)
+        except ScenarioError:
+            raise
+        except AirloomError:
+            raise
+        except Exception:  # contents were needed: run the function at its start instead; a real fault shows there
+            price = None
+        return price, tuple(here.reads)

@@ -1,0 +1,105 @@
+"""What a planner may know now, looked up when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airloom.errors import ScenarioError
+from airloom.network.link import Link
+from airloom.program.node import Snapshot
+
+if TYPE_CHECKING:
+    from airloom.engines.simulated import Simulation, Site
+
+T = TypeVar("T")
+
+
+class Lookup(Mapping[str, T]):
+    """A mapping whose values are computed when asked for.
+
+    >>> squares = Lookup({"a": 2}.__getitem__, ["a"])
+    >>> squares["a"], list(squares)
+    (2, ['a'])
+    """
+
+    def __init__(self, look: Callable[[str], T], names: list[str]) -> None:
+        self._look = look
+        self._names = names
+
+    def __getitem__(self, name: str) -> T:
+        return self._look(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def snapshot(sim: Simulation, site: Site) -> Snapshot:
+    """A snapshot of the network below a place (and of the place itself)."""
+    network, task, now = sim.network, sim.task, sim.kernel.now
+    names = [name for name in (*network.clients(site.name), *network.children(site.name), site.name) if sim.sites[name].is_present]
+    sharers: dict[str, int] = {}
+
+    def access(name: str, direction: str) -> Link:
+        route = network.route(name, site.name) if direction == "up" else network.route(site.name, name)
+        if not route:
+            raise ScenarioError(f"network.{direction}_bps['{name}']: that is this place itself; it has no access hop")
+        return route[0] if direction == "up" else route[-1]
+
+    def rate(name: str, direction: str, is_shared: bool) -> float:
+        link = access(name, direction)
+        if link.rate_bps is not None:
+            return link.rate_bps
+        if link.trace is not None:
+            return link.trace.rate_bps(now)
+        cell = link.cell
+        assert cell is not None
+        whole = cell.estimated_rate_bps(link, cell.bandwidth_hz, at_s=now, seed=sim.seed)
+        if not is_shared:
+            return whole
+        if not sharers:
+            for other in network.clients(network.root):
+                if sim.sites[other].is_present:
+                    parent = network.places[other].parent
+                    up = network.links.get((other, parent)) if parent is not None else None
+                    if up is not None and up.cell is not None:
+                        sharers[up.cell.name] = sharers.get(up.cell.name, 0) + 1
+                    down = network.links.get((parent, other)) if parent is not None else None
+                    if down is not None and down.cell is not None:
+                        sharers[down.cell.name] = sharers.get(down.cell.name, 0) + 1
+        n = max(sharers.get(cell.name, 1), 1)
+        return whole / n if cell.sharing == "tdma" else cell.estimated_rate_bps(link, cell.bandwidth_hz / n, at_s=now, seed=sim.seed)
+
+    def cell_hz(name: str) -> float:
+        cell = access(name, "up").cell
+        return 0.0 if cell is None else cell.bandwidth_hz
+
+    def samples(name: str) -> int:
+        below = network.clients(name)
+        if not below or below == (name,):
+            return task.samples(name, now)
+        return sum([task.samples(client, now) for client in below if sim.sites[client].is_present])
+
+    def facts(name: str) -> Mapping[str, Any]:
+        return network.places[name].facts
+
+    def speed(name: str) -> float:
+        device = network.places[name].device
+        return device.speed_flops_per_s * device.efficiency
+
+    def memory(name: str) -> float:
+        return network.places[name].device.available_bytes
+
+    return Snapshot(
+        up_bps=Lookup(lambda name: rate(name, "up", True), names),
+        down_bps=Lookup(lambda name: rate(name, "down", True), names),
+        whole_band_bps=Lookup(lambda name: rate(name, "up", False), names),
+        cell_hz=Lookup(cell_hz, names),
+        speed_flops_per_s=Lookup(speed, names),
+        memory_bytes=Lookup(memory, names),
+        samples=Lookup(samples, names),
+        facts=Lookup(facts, names),
+    )

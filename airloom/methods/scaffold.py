@@ -1,0 +1,63 @@
+"""SCAFFOLD: control variates take the clients' drift out of the local steps.
+
+    each client n in P:  y = H steps of  y <- y - eta (g_n(y) - c_n + c),  from y = x
+                         c_n+ = c_n - c + (x - y) / (H eta)                             (option II)
+                         sends  dx = y - x,  dc = c_n+ - c_n;  c_n <- c_n+
+    x <- x + eta_g mean(dx),   c <- c + (|P| / N) mean(dc)
+
+Paper: Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020,
+arXiv 1910.06378, Algorithm 1.
+Symbols: x global model, c and c_n control variates, H `local_steps` (K), eta `lr` (eta_l), eta_g `server_lr`, P participants (S), N all clients.
+Left out: option I (a gradient pass at x). A client's variate stays at the client; c travels down with x, dc up with dx: twice FedAvg's bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from airloom.models.params import Params, zeros_like
+from airloom.program.here import Here
+from airloom.program.method import Method, State, ranged
+from airloom.program.node import Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaffold(Method):
+    """Stochastic controlled averaging.
+
+    Arguments:
+        server_lr: step of the server along the mean update (1, paper's experiments).
+        fraction: share of the clients that take part in a round, drawn uniformly; at least one does.
+        local_steps, lr, batch_size: of local SGD.
+    """
+
+    paper: ClassVar[str] = "Karimireddy et al. 2020, arXiv 1910.06378"
+
+    server_lr: float = ranged(0, 100, default=1.0, open_low=True)
+    fraction: float = ranged(0, 1, default=1.0, open_low=True)
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
+    batch_size: int = ranged(1, 1_000_000, default=16)
+
+    def init(self, server: Node, x: Params) -> State:
+        return {"x": x, "c": zeros_like(x), "t": 0}
+
+    def round(self, server: Node, s: State) -> State:
+        N, x, c = server.clients, s["x"], s["c"]
+        m = max(1, round(self.fraction * len(N)))
+        P = [N[i] for i in sorted(server.rng("select", s["t"]).permutation(len(N))[:m])]
+        out = server.map(self.client, P, x, c)
+        d = server.reduce(out, like={"dx": x, "dc": c})
+        there = sum(r.arrived_s is not None for r in out)
+        x = x + self.server_lr * d["dx"]
+        c = c + (there / max(len(N), 1)) * d["dc"]
+        server.report(round=s["t"], model=x)
+        return {"x": x, "c": c, "t": s["t"] + 1}
+
+    def client(self, here: Here, x: Params, c: Params) -> dict[str, Params]:
+        c_n = here.state.get("c", zeros_like(x))
+        y = here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, shift=c - c_n)
+        c_new = c_n - c + (x - y) / (self.local_steps * self.lr)
+        here.state["c"] = c_new
+        return {"dx": y - x, "dc": c_new - c_n}

@@ -1,0 +1,267 @@
+"""What a computation costs, found by one dry run on meta tensors and cached: FLOPs, bytes moved and peak bytes.
+
+A multiply-add is 2 FLOPs; matrix products, convolutions and attention count, element-wise work does not. A dry run is never batched with `vmap`
+(convolution backward would count twice). The key is the spec's form, the shapes and types of the batch, and what else changes the computation.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from airloom.models.batch import Batch, Inputs
+from airloom.models.memory import PeakMemory
+from airloom.models.module import ModelSpec
+from airloom.models.objective import Objective, signature, without_values
+from airloom.models.step import SGD, Optimizer, Options, run_forward, run_gradient, run_loss, run_training
+from airloom.models.submodel import Submodel
+from airloom.models.tape import Tape, run_kept, run_vjp
+
+_PRICES_KEPT = 4096
+_prices: OrderedDict[object, Price] = OrderedDict()
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """What one unit of work costs: a training step, a gradient, a forward pass.
+
+    `held_bytes`: what its result keeps alive (the activations of a Tape). `out`: its result on meta tensors. `parts`: names of the losses.
+    """
+
+    flops: float
+    moved_bytes: int
+    peak_bytes: int
+    held_bytes: int
+    parts: tuple[str, ...]
+    out: Any
+
+
+@final
+@dataclass(kw_only=True)
+class Cost:
+    """A meter: library calls that are given one add their price to it, the same number in a dry run and in a real one.
+
+    `flops`, `moved_bytes`: sums. `peak_bytes`: the largest. `steps`: optimizer steps and gradients. `samples`: training samples, or their
+    equivalent (a forward pass counts a third, a backward pass two thirds), for device profiles measured in seconds per sample.
+    """
+
+    flops: float = 0.0
+    steps: int = 0
+    samples: float = 0.0
+    moved_bytes: int = 0
+    peak_bytes: int = 0
+
+    def add(self, price: Price, *, times: int = 1, steps: int = 0, samples: float = 0.0) -> None:
+        """Add `times` units of work."""
+        if times:
+            self.flops += price.flops * times
+            self.moved_bytes += price.moved_bytes * times
+            self.peak_bytes = max(self.peak_bytes, price.peak_bytes)
+        self.steps += steps
+        self.samples += samples
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **_named: Any) -> int:
+    """Scores and their product with the values, in full also where a causal mask hides half of them, as in the plain formulation."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+def _attention_backward_flops(_g: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **_named: Any) -> int:
+    """Twice the forward pass; that the kernel computes the scores again is not counted."""
+    return 2 * _attention_flops(query, key, value)
+
+
+_aten = torch.ops.aten
+_FORMULAS: dict[Any, Any] = {  # torch's counter knows these for CUDA only
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+
+
+@final
+class _FusedAttention(TorchFunctionMode):
+    """In a dry run, take the kernel that a CPU takes for attention: on meta tensors torch would hold the whole score matrix."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or not args or not args[0].is_meta:
+            return func(*args, **kwargs)
+        query, key, value = args[:3] if len(args) >= 3 else (args[0], kwargs["key"], kwargs["value"])
+        names = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+        given = dict(zip(names, args[3:], strict=False)) | {k: v for k, v in kwargs.items() if k in names}
+        if given.get("attn_mask") is not None or given.get("dropout_p") or given.get("enable_gqa") or query.dim() != 4:
+            return func(*args, **kwargs)
+        fused = _aten._scaled_dot_product_flash_attention_for_cpu
+        return fused(query, key, value, 0.0, bool(given.get("is_causal", False)), scale=given.get("scale"))[0]
+
+
+def measure(run: Callable[[], Any]) -> Price:
+    """Run something once and return its price; on meta tensors nothing is computed.
+
+    >>> a = torch.zeros(2, 3, device="meta")
+    >>> measure(lambda: a @ a.T).flops
+    24
+    """
+    with _FusedAttention(), PeakMemory() as memory, FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        out = run()
+    held = memory.live_bytes - memory.argument_bytes
+    return Price(
+        flops=counter.get_total_flops(),
+        moved_bytes=memory.moved_bytes,
+        peak_bytes=memory.peak_bytes,
+        held_bytes=max(held, 0),
+        parts=(),
+        out=out,
+    )
+
+
+def shapes_of(batch: Batch) -> object:
+    """Return the part of a cache key that a batch makes up."""
+    x = tuple((k, tuple(t.shape), t.dtype) for k, t in batch.x.items()) if isinstance(batch.x, dict) else (tuple(batch.x.shape), batch.x.dtype)
+    return x, tuple(batch.y.shape), batch.y.dtype, batch.weight is not None
+
+
+def _cached(key: object, run: Callable[[], Price]) -> Price:
+    found = _prices.get(key)
+    if found is None:
+        found = _prices[key] = run()
+        while len(_prices) > _PRICES_KEPT:
+            _prices.popitem(last=False)
+    return found
+
+
+def _meta(batch: Batch) -> Batch:
+    return batch if batch.is_meta else batch.to("meta")
+
+
+def step_price(spec: ModelSpec, batch: Batch, options: Options) -> Price:
+    """Return the price of one step of `train` with these options (the mean of two steps, so that optimizer state is there)."""
+    lr, optimizer = (0.0 if callable(options.lr) or not isinstance(options.lr, float | int) else options.lr), options.optimizer
+    extras = (options.shift is not None, options.prox is not None, options.clip_norm is not None)
+    key = ("step", spec.form, shapes_of(batch), signature(options.objective), optimizer, extras, options.only)
+
+    def run() -> Price:
+        x, b = spec.meta(), _meta(batch)
+        two = [Batch(b.x, b.y, b.ids, b.weight, b.classes)] * 2
+        vector = x if any(extras[:2]) else None
+        dry = Options(
+            lr=lr,
+            objective=without_values(options.objective),
+            optimizer=optimizer,
+            shift=vector if extras[0] else None,
+            prox=(1.0, x.to_meta()) if extras[1] else None,
+            clip_norm=options.clip_norm,
+            only=options.only,
+            seed=0,
+        )
+        with spec.skeleton("meta") as skeleton:
+            price = measure(lambda: run_training(skeleton, x, two, dry))
+        halves = {"flops": price.flops / 2, "moved_bytes": price.moved_bytes // 2}
+        return replace(price, **halves, parts=tuple(price.out.parts), out=None)
+
+    return _cached(key, run)
+
+
+def gradient_price(spec: ModelSpec, batch: Batch, objective: Objective, wrt: tuple[str, ...] = ("params",)) -> Price:
+    """Return the price of one gradient."""
+
+    def run() -> Price:
+        x, b, f = spec.meta(), _meta(batch), without_values(objective)
+        with spec.skeleton("meta") as skeleton:
+            return measure(lambda: run_gradient(skeleton, x, b, f, 0, wrt))
+
+    return _cached(("gradient", spec.form, shapes_of(batch), signature(objective), wrt), run)
+
+
+def loss_price(spec: ModelSpec, batch: Batch, objective: Objective) -> Price:
+    """Return the price of one evaluation of the loss."""
+
+    def run() -> Price:
+        x, b, f = spec.meta(), _meta(batch), without_values(objective)
+        with spec.skeleton("meta") as skeleton:
+            return measure(lambda: run_loss(skeleton, x, b, f))
+
+    return _cached(("loss", spec.form, shapes_of(batch), signature(objective)), run)
+
+
+def forward_price(spec: ModelSpec, inputs: Inputs, until: str | None = None) -> Price:
+    """Return the price of one forward pass without gradients; `out` is its result on meta tensors."""
+    key = ("forward", spec.form, _inputs_key(inputs), until)
+
+    def run() -> Price:
+        x, given = spec.meta(), _meta_inputs(inputs)
+        with spec.skeleton("meta") as skeleton:
+            return measure(lambda: run_forward(skeleton, x, given, until))
+
+    return _cached(key, run)
+
+
+def _inputs_key(inputs: Inputs) -> object:
+    return shapes_of(Batch(inputs, torch.empty(0, device="meta")))
+
+
+def _meta_inputs(inputs: Inputs) -> Inputs:
+    return tree_map(lambda t: t.to("meta"), inputs)
+
+
+def kept_price(spec: ModelSpec, inputs: Inputs, until: str | None = None) -> Price:
+    """Return the price of one forward pass that is kept; `out` is its result on meta tensors, `held_bytes` what the Tape keeps alive."""
+
+    def run() -> Price:
+        x, given = spec.meta(), _meta_inputs(inputs)
+        with spec.skeleton("meta") as skeleton:
+            price = measure(lambda: run_kept(skeleton, x, given, until, 0, 0))
+        return replace(price, out=price.out[0])
+
+    return _cached(("kept", spec.form, _inputs_key(inputs), until), run)
+
+
+def vjp_price(tape: Tape, wrt: tuple[str, ...]) -> Price:
+    """Return the price of one backward pass through a Tape."""
+    spec, inputs = tape.spec, tape.inputs
+
+    def run() -> Price:
+        with spec.skeleton("meta") as skeleton:
+            out, again = run_kept(skeleton, spec.meta(), _meta_inputs(inputs), tape.until, 0, 0)
+        return replace(measure(lambda: run_vjp(again, out, wrt)), out=None)
+
+    return _cached(("vjp", spec.form, _inputs_key(inputs), tape.until, wrt), run)
+
+
+def gradient_flops(spec: ModelSpec, batch: Batch, objective: Objective, only: Submodel | None = None) -> float:
+    """Return the FLOPs of one training step: forward and backward, without gradients below the lowest leaf that `only` lets move.
+
+    Arguments
+    ---------
+    batch: real or on meta; only shapes and types count.
+    """
+    return step_price(spec, batch, _options(objective, SGD(), only)).flops
+
+
+def forward_flops(spec: ModelSpec, inputs: Inputs, until: str | None = None) -> float:
+    """Return the FLOPs of one forward pass, up to the module `until`."""
+    return forward_price(spec, inputs, until).flops
+
+
+def train_flops(spec: ModelSpec, batch: Batch, objective: Objective, *, steps: int, only: Submodel | None = None) -> float:
+    """Return the FLOPs of `steps` training steps."""
+    return steps * gradient_flops(spec, batch, objective, only)
+
+
+def peak_bytes(spec: ModelSpec, batch: Batch, objective: Objective, *, optimizer: Optimizer | None = None, only: Submodel | None = None) -> int:
+    """Return the peak of live bytes in training: arguments, working copy, gradient, optimizer state, batch and activations."""
+    return step_price(spec, batch, _options(objective, SGD() if optimizer is None else optimizer, only)).peak_bytes
+
+
+def _options(objective: Objective, optimizer: Optimizer, only: Submodel | None) -> Options:
+    return Options(lr=0.0, objective=objective, optimizer=optimizer, shift=None, prox=None, clip_norm=None, only=only, seed=0)

@@ -1,0 +1,372 @@
+"""A run: scenario + method + engine + seed, executed, and the record it leaves."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from airloom.engines.executors import Executor, make_executor
+from airloom.engines.freeze import freeze, thaw
+from airloom.engines.simulated import SimNode, Simulation
+from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, Unsupported
+from airloom.models.params import Params
+from airloom.program.method import Method, Service
+from airloom.program.tree import leaves, map_leaves
+from airloom.records import checkpoint
+from airloom.records.record import RecordWriter, direction_of, reached
+from airloom.scenarios.scenario import BUDGETS, Scenario
+
+Progress = Callable[[Mapping[str, Any]], None]
+SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
+ENGINES = ("simulated",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is executed; nothing here changes what is computed, except where it ends and how often it is evaluated.
+
+    Arguments:
+        executor: "auto", "loop" or "pool".
+        workers: processes of the pool; None: one per core.
+        target: (metric, value), or None.
+        stop_at_target: end the run when the target is reached.
+        budget: any of seconds, bytes, joules, rounds; the run ends at the round boundary after the first one is spent.
+        eval_every: rounds between evaluations.
+        checkpoint_every_s: least wall seconds between checkpoints; 0 writes one at every round, None none.
+        log_payloads: write a line per message that crossed a link.
+    """
+
+    executor: str = "auto"
+    workers: int | None = None
+    target: tuple[str, float] | None = None
+    stop_at_target: bool = False
+    budget: Mapping[str, float] | None = None
+    eval_every: int = 1
+    checkpoint_every_s: float | None = 30.0
+    log_payloads: bool = False
+
+    def __post_init__(self) -> None:
+        if self.eval_every < 1:
+            raise ScenarioError(f"Options.eval_every: got {self.eval_every}; allowed are integers >= 1")
+        for name, amount in (self.budget or {}).items():
+            if name not in BUDGETS or not amount > 0:
+                raise ScenarioError(f"Options.budget[{name!r}]: got {amount!r}; allowed are positive amounts of {', '.join(BUDGETS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run leaves: its record's folder (if any), its points, its summary and the last reported model."""
+
+    out: Path | None
+    header: Mapping[str, Any]
+    points: list[dict[str, Any]]
+    summary: Mapping[str, Any]
+    model: Any
+
+    @property
+    def status(self) -> str:
+        """How it ended: done, target, budget, failed or interrupted."""
+        return str(self.summary["status"])
+
+
+class Runner:
+    """Drives one simulated run: rounds, evaluation, budgets, targets, record and checkpoints."""
+
+    def __init__(
+        self, scenario: Scenario, method: Method | Service, seed: int, options: Options, out: Path | None, header: Mapping[str, Any], progress: Progress | None
+    ) -> None:
+        self.scenario = scenario
+        self.method = method
+        self.seed = seed
+        self.options = options
+        self.out = out
+        self.header = header
+        self.progress = progress
+        self.budget = dict(options.budget if options.budget is not None else scenario.budget)
+        if options.target is not None and options.target[0] not in scenario.task.metrics:
+            allowed = ", ".join(scenario.task.metrics)
+            raise ScenarioError(f"target '{options.target[0]}': not a metric of task '{scenario.task.name}'; allowed are {allowed}")
+        has_end = isinstance(method, Service) or self.budget or options.stop_at_target or type(method).done is not Method.done
+        if not has_end:
+            raise ScenarioError(f"run of {type(method).__name__}: got no end; give a budget (such as rounds=100), or a target and stop_at_target")
+        self.points: list[dict[str, Any]] = []
+        self.window: list[dict[str, Any]] = []
+        self.reports = 0
+        self.model: Any = None
+        self.is_reached = False
+        self.writer: RecordWriter | None = None
+        self.wall_s = time.monotonic()
+        self.state: Any = None
+        self.reason = ""
+        self.payloads: Any = None
+
+    # --- the run ----------------------------------------------------------------------------------------------------------------------
+
+    def run(self, frozen: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]] | None = None, is_resumed: bool = False) -> Run:
+        """Run to an end; a failure is recorded before it is raised."""
+        scenario, options = self.scenario, self.options
+        check_shape(self.method, scenario)
+        executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method)
+        log = self._log_payload if options.log_payloads and self.out is not None else None
+        sim = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log)
+        if self.out is not None:
+            self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, {**self.header, "executor": executor.name})
+        state, number = None, None
+        if frozen is not None:
+            tree, tensors = frozen
+            state, number = thaw(sim, self.method, tree, tensors, {scenario.task.model.key: scenario.task.model})
+            self.reports = tree["extra"]["reports"]
+            self.window = tree["extra"]["window"]
+            self.is_reached = tree["extra"]["is_reached"]
+        if self.writer is not None and is_resumed:
+            self.writer.resume(round=sim.round, seconds=sim.kernel.now)
+        root = scenario.network.root
+        over: list[BaseException | None] = []
+        text = self._text(sim, state)
+        program = sim.kernel.spawn(f"{type(self.method).__name__} at '{root}'", root, None, lambda: text(node), lambda _p, _v, error: over.append(error), number)
+        node = SimNode(sim, sim.sites[root], program)
+        status, error = "failed", None
+        was_enabled = gc.isenabled()
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # the clock makes millions of short-lived records; cycles are collected between rounds
+        try:
+            sim.kernel.run(lambda: bool(over))
+            if not over:
+                raise RunFailed(f"deadlock at {sim.kernel.now:.6g} s: nothing is left to happen, but {_waiting(sim)}")
+            if over[0] is not None:
+                raise over[0]
+            status = self.reason
+        except KeyboardInterrupt as caught:
+            status, error = "interrupted", caught
+        except RecordError:
+            raise
+        except AirloomError as caught:
+            error = caught
+        except BaseException as caught:
+            error = RunFailed(f"{type(self.method).__name__} in round {sim.round} at {sim.kernel.now:.6g} s: {type(caught).__name__}: {caught}")
+            error.__cause__ = caught
+        finally:
+            gc.unfreeze()
+            if was_enabled:
+                gc.enable()
+            executor.close()
+            if self.payloads is not None:
+                self.payloads.close()
+        summary = self._summary(sim, executor, status, error)
+        if self.writer is not None:
+            try:
+                if status != "failed":
+                    self._save_model()
+                self.writer.summary(summary)
+            finally:
+                self.writer.close()
+        if error is not None and status != "interrupted":
+            raise error
+        return Run(out=self.out, header=self.header, points=self.points, summary=summary, model=self.model)
+
+    def _text(self, sim: Simulation, state: Any) -> Callable[[SimNode], None]:
+        """The root program: init, rounds until an end, finish."""
+        method = self.method
+
+        def text(node: SimNode) -> None:
+            if isinstance(method, Service):
+                method.run(node)
+                self.reason = "done"
+                return
+            s = state
+            if s is None:
+                s = method.init(node, self.scenario.task.model.initial(self.seed))
+            while not self._is_over(sim, node, s):
+                began_s = sim.kernel.now
+                s = method.round(node, s)
+                sim.end_round()
+                if sim.kernel.now == began_s:
+                    self._await_change(sim, node)
+                gc.collect(0)
+                self._checkpoint(sim, s)
+            method.finish(node, s)
+
+        return text
+
+    def _await_change(self, sim: Simulation, node: SimNode) -> None:
+        """A round that took no time waits for the network to change."""
+        if not sim.kernel.background:
+            raise RunFailed(
+                f"{type(self.method).__name__} at '{node.name}': round {sim.round - 1} took no simulated time at {sim.kernel.now:.6g} s and no change of the "
+                f"network is to come; give its work a cost (here.train, here.cost) or its links a rate"
+            )
+        sim.change_waiters.append(node.running)
+        sim.kernel.is_awaiting_change = True
+        sim.park("a change of the network")
+
+    def _is_over(self, sim: Simulation, node: SimNode, s: Any) -> bool:
+        """Whether the run ends at this round boundary, and why."""
+        assert isinstance(self.method, Method)
+        if self.method.done(node, s):
+            self.reason = "done"
+        elif self.options.stop_at_target and self.is_reached:
+            self.reason = "target"
+        else:
+            stamp = sim.stamp()
+            spent = {"seconds": stamp["seconds"], "bytes": stamp["bytes_up"] + stamp["bytes_down"], "joules": stamp["joules"], "rounds": sim.round}
+            self.reason = "budget" if any(spent[name] >= amount for name, amount in self.budget.items()) else ""
+        return bool(self.reason)
+
+    # --- the curve --------------------------------------------------------------------------------------------------------------------
+
+    def _report(self, node: SimNode, model: Any, personal: Any, metrics: dict[str, Any]) -> None:
+        """A point of the curve: stamped, evaluated off the clock, written."""
+        sim, task = node.sim, self.scenario.task
+        for name, value in metrics.items():
+            if not isinstance(value, int | float | str | bool | None):
+                metrics[name] = float(value) if getattr(value, "ndim", 1) == 0 else list(value)
+        point: dict[str, Any] = {**sim.stamp(), "round": sim.round, **metrics}
+        if (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
+            predict = self.method.predict if isinstance(self.method, Method) and type(self.method).predict is not Method.predict else None
+            if model is not None:
+                self.model = map_leaves(sim._value_of, model)
+                point |= task.evaluate(self.model, "test", predict=predict)
+                if len(task.dataset.y_validation):
+                    point |= {f"validation_{key}": value for key, value in task.evaluate(self.model, "validation", predict=predict).items()}
+            if personal is not None:
+                models = map_leaves(sim._value_of, dict(personal))
+                point |= task.evaluate_personal(models, "test", predict=predict)
+                if model is None:
+                    self.model = models
+                    point |= {name: point[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in point and name not in point}
+            self._check_finite(point, sim)
+            self._watch_target(point)
+        self.reports += 1
+        self.points.append(point)
+        if self.writer is not None:
+            self.writer.point(point)
+        if self.progress is not None:
+            self.progress(point)
+
+    def _check_finite(self, point: Mapping[str, Any], sim: Simulation) -> None:
+        bad = [name for name, value in point.items() if isinstance(value, float) and not math.isfinite(value)]
+        if bad:
+            raise RunFailed(
+                f"{type(self.method).__name__}: training diverged in round {sim.round} at {sim.kernel.now:.6g} s ({', '.join(bad)} not finite); "
+                f"use a smaller lr or clip_norm"
+            )
+
+    def _watch_target(self, point: dict[str, Any]) -> None:
+        if self.options.target is None:
+            return
+        metric, value = self.options.target
+        if metric in point:
+            self.window = [*self.window[-(SMOOTH - 1) :], {metric: point[metric], "seconds": point["seconds"]}]
+            self.is_reached = self.is_reached or reached(self.window, metric, value, direction_of(metric), smooth=SMOOTH) is not None
+
+    # --- what is left behind ----------------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, sim: Simulation, s: Any) -> None:
+        every_s = self.options.checkpoint_every_s
+        if self.out is None or every_s is None or time.monotonic() - self.wall_s < every_s:
+            return
+        self.wall_s = time.monotonic()
+        extra = {"reports": self.reports, "window": self.window, "is_reached": self.is_reached}
+        tree, tensors = freeze(sim, self.method, s, extra)
+        checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
+
+    def _summary(self, sim: Simulation, executor: Executor, status: str, error: BaseException | None) -> dict[str, Any]:
+        stamp = sim.stamp()
+        evaluated = [point for point in self.points if any(name in point for name in self.scenario.task.metrics)]
+        last = evaluated[-1] if evaluated else {}
+        return {
+            "status": status,
+            **stamp,
+            "rounds": sim.round,
+            "metrics": {name: last[name] for name in last if name.split("_")[0] in self.scenario.task.metrics or name.startswith("validation_")},
+            "digest": digest(self.model, stamp),
+            "flushes": sim.flushes,
+            "calls": sim.flushed_calls,
+            "devices": sim.device_totals(),
+            **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
+        }
+
+    def _save_model(self) -> None:
+        assert self.out is not None
+        tensors: dict[str, torch.Tensor] = {}
+        for path, leaf in leaves(self.model):
+            prefix = ".".join(map(str, path))
+            if isinstance(leaf, Params):
+                tensors |= {f"{prefix}.{name}".lstrip("."): tensor for name, tensor in leaf.named().items()}
+        if tensors:
+            checkpoint.save(self.out / "model.safetensors", {"method": self.header.get("method")}, tensors)
+
+    def _log_payload(self, time_s: float, source: str, target: str, label: str, kind: str, nbytes: float) -> None:
+        import json
+
+        if self.payloads is None:
+            assert self.out is not None
+            self.payloads = (self.out / "payloads.jsonl").open("a", encoding="utf-8")
+        line = {"seconds": time_s, "from": source, "to": target, "function": label.split(":")[-1], "kind": kind, "bytes": nbytes}
+        self.payloads.write(json.dumps(line) + "\n")
+
+
+def _waiting(sim: Simulation) -> str:
+    names = [f"{program.name} waits for {program.waits_for}" for program in sim.kernel.programs.values()]
+    return "; ".join(names[:5]) or "no program is left"
+
+
+def digest(model: Any, stamp: Mapping[str, float]) -> str:
+    """SHA-256 over the last model and the clock's totals: equal digests mean equal runs."""
+    h = hashlib.sha256()
+    for _, leaf in leaves(model):
+        if isinstance(leaf, Params):
+            h.update(leaf.digest().encode())
+    for name, value in stamp.items():
+        h.update(f"{name}={value!r};".encode())
+    return h.hexdigest()
+
+
+def check_shape(method: Method | Service, scenario: Scenario) -> None:
+    """Refuse a method on a network that lacks what its text talks to."""
+    network = scenario.network
+    root = network.root
+    if type(method).shape == "tree" and not any(network.children(child) for child in network.children(root)):
+        raise ScenarioError(
+            f"{type(method).__name__} on scenario '{scenario.name}': it needs edge servers between the root and the clients, and '{root}' has only clients "
+            f"below; use a scenario with edges (phones, factory), or a star method"
+        )
+
+
+def describe_method(method: Method | Service) -> dict[str, Any]:
+    """Name and all fields of a method, for records."""
+    return {"method": type(method).__name__, "module": type(method).__module__, "fields": {f.name: _plain(getattr(method, f.name)) for f in fields(method)}}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = ", ".join(f"{f.name}={getattr(value, f.name)!r}" for f in fields(value))
+        return f"{type(value).__name__}({inner})"
+    return value if isinstance(value, int | float | str | bool | None) else repr(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    import numpy as np
+
+    from airloom import __version__
+
+    return {"airloom": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "machine": platform.machine()}
+
+
+def check_engine(method: Method | Service, engine: str) -> None:
+    """Refuse an engine that is unknown or that the method does not declare."""
+    if engine not in ENGINES:
+        raise ScenarioError(f"engine {engine!r}: allowed are {', '.join(ENGINES)}")
+    if engine not in type(method).engines:
+        raise Unsupported(f"{type(method).__name__} on engine '{engine}': it declares {', '.join(type(method).engines)}")
