@@ -109,4 +109,6 @@ def lora(
     if not wrapped:
         raise ScenarioError(f"lora(targets={targets}) of {spec}: no linear layer matches")
     declared = {n: paths for n, paths in spec.components.items() if paths != (n,)}
-    return model(build, components=declared, dtype=spec.dtype, name=f"lora of {spec.name}" if name is None else name)
+    return model(
+        build, components=declared, dtype=spec.dtype, channels_last=spec.channels_last, name=f"lora of {spec.name}" if name is None else name
+    )

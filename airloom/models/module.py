@@ -6,10 +6,8 @@ frozen base: part of the spec, not of the vector. Integer buffers are left out a
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
-import inspect
 import itertools
 import json
 import math
@@ -25,21 +23,14 @@ from torch import Tensor, nn
 
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
+from airloom.models.skeleton import Skeleton, idle
+from airloom.models.source import RankPair, Source, floating_leaves
 from airloom.models.submodel import RANK, Axis, Part, Selection, Submodel, covers, everything, meet
 
 AxisLike: TypeAlias = Axis | str | tuple[str, int, int] | None
 
 _SLICES_KEPT = 4096  # resolved slices per spec; random rank slices would fill memory otherwise
-_SKELETONS_KEPT = 64  # forms with idle skeletons
 _RUNS_AT_MOST = 32  # above this a slice is gathered by index, below by contiguous runs
-
-
-class RankPair(nn.Module):
-    """Base of modules that hold a LoRA pair: parameters `A` [r, in] and `B` [out, r]; `rank_scale` multiplies the pair's output."""
-
-    A: nn.Parameter
-    B: nn.Parameter
-    rank_scale: float
 
 
 @final
@@ -129,7 +120,7 @@ class ModelSpec:
     name: str
 
     def __init__(
-        self, *, source: _Source, leaves: tuple[Leaf, ...], base: ModelSpec | None, selection: Selection, components: Mapping[str, tuple[str, ...]]
+        self, *, source: Source, leaves: tuple[Leaf, ...], base: ModelSpec | None, selection: Selection, components: Mapping[str, tuple[str, ...]]
     ) -> None:
         self._source = source
         self._base = base
@@ -199,6 +190,11 @@ class ModelSpec:
         if len(found) != 1:
             raise ScenarioError(f"ModelSpec.rank of {self}: got ranks {sorted(found)}; allowed: a model whose LoRA pairs have one rank")
         return found.pop()
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether convolution weights are laid out channels last while they run."""
+        return self._source.channels_last
 
     @property
     def nbytes(self) -> int:
@@ -436,7 +432,7 @@ class ModelSpec:
     @contextmanager
     def skeleton(self, device: torch.device | str) -> Iterator[Skeleton]:
         """Lend a runnable copy of the module on a torch device; nested use gets another copy."""
-        pool = _idle(self.form, str(device))
+        pool = idle(self.form, str(device))
         try:
             skeleton = pool.pop()
         except IndexError:
@@ -461,239 +457,6 @@ def _from_json(text: Any) -> Any:
     return np.arange(text["from"], text["to"]) if isinstance(text, Mapping) else np.asarray(text, dtype=np.int64)
 
 
-# ---- skeletons
-
-_POOLS: OrderedDict[tuple[str, str], list[Skeleton]] = OrderedDict()
-
-
-def _idle(form: str, device: str) -> list[Skeleton]:
-    pool = _POOLS.get((form, device))
-    if pool is None:
-        pool = _POOLS.setdefault((form, device), [])
-        while len(_POOLS) > _SKELETONS_KEPT:
-            _POOLS.popitem(last=False)
-    else:
-        _POOLS.move_to_end((form, device))
-    return pool
-
-
-@final
-class Skeleton:
-    """A module whose parameters are views into one flat `values` vector, and whose gradients are views into one flat `gradient` vector."""
-
-    __slots__ = ("_integers", "gradient", "module", "names", "parameters", "values")
-
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
-        source = spec._source
-        missing = _not_a_model(spec)
-        if missing:
-            raise ScenarioError(f"{spec} is not a model: {missing}; run the whole model, or a slice by components, layers, width, ranks or neurons")
-        module = copy.deepcopy(source.template(), memo={id(p): q for p, q in source.frozen_on(device)})
-        if device.type != "cpu":
-            module = module.to(device)
-        self.values = torch.zeros(spec.size, dtype=spec.dtype, device=device)
-        self.gradient = torch.zeros(spec.trainable_size, dtype=spec.dtype, device=device)
-        self.parameters: dict[str, nn.Parameter] = {}
-        buffers: dict[str, Tensor] = {}
-        for leaf in spec.leaves:
-            value: Tensor = self.values[leaf.offset : leaf.offset + leaf.size].view(leaf.shape)
-            if not leaf.is_buffer:
-                value = nn.Parameter(value)
-                value.grad = self.gradient[leaf.offset : leaf.offset + leaf.size].view(leaf.shape)
-                self.parameters[leaf.name] = value
-            else:
-                buffers[leaf.name] = value
-            for owner, attribute in source.aliases[leaf.name]:
-                setattr(module.get_submodule(owner), attribute, value)
-        if any(not part.is_whole for part in spec._parts().values()):
-            for child in module.modules():
-                _refit(child)
-        for pair, factor in spec.scale.items():
-            holder = module.get_submodule(pair)
-            if isinstance(holder, RankPair):
-                holder.rank_scale *= factor
-        if spec.kept is not None:
-            module = _pruned(module, spec.kept, source.stateful)
-        self.module = module
-        bound = {id(t): n for n, t in (*module.named_parameters(), *module.named_buffers())}
-        own = dict(self.parameters) | {leaf.name: buffers[leaf.name] for leaf in spec.leaves if leaf.is_buffer}
-        self.names = {name: bound[id(t)] for name, t in own.items() if id(t) in bound}  # a slice that runs one submodule has shorter names there
-        self._integers = [(b, b.clone()) for b in module.buffers() if not b.is_floating_point() and not b.is_meta]
-
-    def load(self, flat: Tensor) -> None:
-        """Copy values in, and start integer buffers anew."""
-        self.values.copy_(flat)
-        for buffer, start in self._integers:
-            buffer.copy_(start)
-
-
-def _not_a_model(spec: ModelSpec) -> str:
-    """Say why a slice cannot run; empty if it can."""
-    held = spec._parts()
-    for leaf in spec.base.leaves:
-        part = held.get(leaf.name)
-        if part is not None and part.flat is not None:
-            return f"of leaf {leaf.name!r} it holds positions, not rows"
-        if part is None and (spec.kept is None or any(covers(p, leaf.name) for p in spec.kept)):
-            return f"it lacks the leaf {leaf.name!r}"
-    for path in spec.kept or ():
-        if path not in spec._source.paths:
-            return f"{path!r} is a leaf, not a module"
-    return ""
-
-
-def _floating(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The leaves that belong into the vector: trainable parameters, then persistent float buffers."""
-    for name, p in module.named_parameters():
-        if p.requires_grad:
-            yield name, p
-    persistent = set(module.state_dict(keep_vars=True))
-    for name, b in module.named_buffers():
-        if name in persistent and b.is_floating_point():
-            yield name, b
-
-
-def _pruned(module: nn.Module, kept: tuple[str, ...], stateful: frozenset[str]) -> nn.Module:
-    """Take out the modules that a slice does not keep."""
-    if len(kept) == 1 and not isinstance(module, nn.Sequential):
-        return module.get_submodule(kept[0])
-
-    def prune(owner: nn.Module, prefix: str) -> None:
-        children = list(owner.named_children())
-        first = next((prefix + n for n, _ in children if any(covers(prefix + n, s) for s in stateful)), "")
-        last_kept = any(covers(p, first) or covers(first, p) for p in kept)  # what stands before the first layer belongs to it
-        for name, child in children:
-            path = prefix + name
-            has_state = any(covers(path, s) for s in stateful)
-            if any(covers(p, path) for p in kept):
-                last_kept = True
-            elif any(covers(path, p) for p in kept):
-                last_kept = True
-                prune(child, path + ".")
-            elif has_state or (isinstance(owner, nn.Sequential) and not last_kept):
-                last_kept = False
-                del owner._modules[name]
-
-    prune(module, "")
-    return module
-
-
-def _refit(module: nn.Module) -> None:
-    """Make a module's size attributes say what its (sliced) parameters are."""
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        if module.groups > 1 and module.groups == module.in_channels:
-            module.groups = module.weight.shape[0]
-        module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
-    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-        module.num_channels = module.weight.shape[0]
-        module.num_groups = math.gcd(module.num_groups, module.num_channels)
-    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.weight is not None:
-        module.num_features = module.weight.shape[0]
-    elif isinstance(module, nn.Embedding):
-        module.num_embeddings, module.embedding_dim = module.weight.shape
-    elif isinstance(module, nn.RNNBase):
-        parameters = dict(module.named_parameters())
-        module.hidden_size, module.input_size = parameters["weight_hh_l0"].shape[1], parameters["weight_ih_l0"].shape[1]
-
-
-# ---- sources: the factory and what it makes
-
-
-@final
-class _Source:
-    """A factory with what is known of the module it makes."""
-
-    def __init__(self, factory: Callable[[], nn.Module], dtype: torch.dtype, name: str | None, names: str) -> None:
-        self.factory, self.dtype = factory, dtype
-        self._moved: dict[str, dict[str, nn.Parameter]] = {}
-        module = self.build(0)
-        self._template = module
-        self.name = type(module).__name__ if name is None else name
-        self.aliases: dict[str, list[tuple[str, str]]] = {}
-        first: dict[int, str] = {}
-        for path, tensor in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)):
-            known = first.setdefault(id(tensor), path)
-            owner, _, attribute = path.rpartition(".")
-            self.aliases.setdefault(known, []).append((owner, attribute))
-        self.paths = frozenset(n for n, _ in module.named_modules() if n)
-        owners = [p.rpartition(".")[0] or p for p, _ in (*module.named_parameters(), *module.named_buffers())]
-        self.stateful = frozenset(owners)
-        self.layers = tuple(dict.fromkeys(s.partition(".")[0] for s in owners))
-        order = [n for n, _ in module.named_children()]
-        self.layers = tuple(sorted(self.layers, key=lambda n: order.index(n) if n in order else -1))
-        self.key = self._digest(module, names)
-
-    def build(self, seed: int) -> nn.Module:
-        """Run the factory under its own random state."""
-        state = torch.get_rng_state()
-        try:
-            torch.default_generator.manual_seed(seed % 2**63)
-            return self.make()
-        finally:
-            torch.set_rng_state(state)
-
-    def make(self) -> nn.Module:
-        """Run the factory."""
-        module = self.factory()
-        if not isinstance(module, nn.Module):
-            raise ScenarioError(f"model(factory): it returned {type(module).__name__}; allowed: an nn.Module, made anew in each call")
-        return module.to(self.dtype)
-
-    def template(self) -> nn.Module:
-        return self._template
-
-    def frozen(self) -> dict[str, Tensor]:
-        """Parameters that need no gradient."""
-        return {n: p for n, p in self._template.named_parameters() if not p.requires_grad}
-
-    def frozen_on(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """The frozen base and its copy on a torch device, shared by all skeletons there."""
-        frozen = self.frozen()
-        if device.type == "cpu":
-            return [(p, p) for p in frozen.values()]
-        there = self._moved.get(str(device))
-        if there is None:
-            there = self._moved[str(device)] = {n: nn.Parameter(p.detach().to(device), requires_grad=False) for n, p in frozen.items()}
-        return [(p, there[n]) for n, p in frozen.items()]
-
-    def _digest(self, module: nn.Module, names: str) -> str:
-        """Text digest of structure, settings, forward code and frozen values; without anything that differs between processes."""
-        digest = hashlib.sha256(names.encode())
-        for path, child in module.named_modules():
-            kind = type(child)
-            settings = sorted((k, _plain(v)) for k, v in vars(child).items() if not k.startswith("_") and k != "training")
-            digest.update(f"{path}:{kind.__qualname__}:{settings!r};".encode())
-            if not kind.__module__.startswith("torch."):
-                digest.update(_code_text(kind).encode())
-        for name, tensor in _floating(module):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype};".encode())
-        for name, tensor in self.frozen().items():
-            digest.update(f"{name}{tuple(tensor.shape)};".encode() + tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:32]
-
-
-def _plain(value: object) -> str:
-    """Text of a module's setting that is the same in every process; empty for what has none."""
-    if value is None or isinstance(value, int | float | str):
-        return repr(value)
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(_plain, value))})"
-    return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else value.__name__ if inspect.isbuiltin(value) else ""
-
-
-@functools.cache
-def _code_text(kind: type) -> str:
-    """Source text of a class, or the names its forward uses where there is no source."""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return repr(inspect.unwrap(kind.forward).__code__.co_names)  # type: ignore[attr-defined]
-
-
 def _axis(given: AxisLike) -> Axis | None:
     if given is None or isinstance(given, Axis):
         return given
@@ -706,6 +469,7 @@ def model(
     components: Mapping[str, Sequence[str]] | None = None,
     axes: Mapping[str, Sequence[AxisLike]] | None = None,
     dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
     name: str | None = None,
 ) -> ModelSpec:
     """Make a `ModelSpec` of any nn.Module.
@@ -718,6 +482,8 @@ def model(
     axes: per leaf one entry per dimension: the name of a width axis, `(name, outer, inner)` for repeated blocks (see `Axis`), or None.
         Dimensions that carry one name are cut together by `width` and `neurons`.
     dtype: of the values: float32, or float64 for exact comparisons.
+    channels_last: lay convolution weights out channels last while they run, which is faster on CPUs; the forward must then not use `view` across
+        channels (use `flatten` or `reshape`).
     name: for messages; default the class name.
 
     Raises
@@ -729,7 +495,7 @@ def model(
     >>> spec.size, spec.width_axes
     (50, {'hidden': 8})
     """
-    source = _Source(factory, dtype, name, f"{sorted((axes or {}).items())!r}{sorted((components or {}).items())!r}")
+    source = Source(factory, dtype, name, f"{sorted((axes or {}).items())!r}{sorted((components or {}).items())!r}{channels_last}", channels_last)
     module = source.template()
     given = dict(axes or {})
     for path, child in module.named_modules():
@@ -737,7 +503,7 @@ def model(
             given[f"{path}.A"] = (RANK + path, None)
             given[f"{path}.B"] = (None, RANK + path)
     leaves, offset = [], 0
-    floating = list(_floating(module))
+    floating = list(floating_leaves(module))
     buffers = {n for n, _ in module.named_buffers()}
     for leaf_name, tensor in floating:
         shape = tuple(tensor.shape)

@@ -142,7 +142,7 @@ class Options:
 @final
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """The coordinates that `only` lets move: trainable leaves with a gradient, and the range they lie in with a mask where it has gaps."""
+    """What `only` lets move: leaves with a gradient, the range they lie in, and a mask over the whole vector where the range has gaps."""
 
     leaves: frozenset[str]
     start: int
@@ -158,12 +158,14 @@ def moving(spec: ModelSpec, only: Submodel) -> Moving:
     index = places.index[: inner.trainable_size]
     if not len(index):
         raise ScenarioError(f"train(only={only}) of {spec}: nothing trainable is selected; allowed: a Submodel with trainable values")
-    start, stop = int(index[0]), int(index[-1]) + 1
+    names = frozenset(leaf.name for leaf in inner.leaves)
+    hit = [leaf for leaf in spec.leaves if leaf.name in names and not leaf.is_buffer]
+    start, stop = hit[0].offset, hit[-1].offset + hit[-1].size
     mask = None
     if stop - start != len(index):
-        mask = torch.zeros(stop - start, dtype=spec.dtype)
-        mask[index - start] = 1.0
-    return Moving(frozenset(leaf.name for leaf in inner.leaves), start, stop, mask, inner)
+        mask = torch.zeros(spec.size, dtype=spec.dtype)
+        mask[index] = 1.0
+    return Moving(names, start, stop, mask, inner)
 
 
 @final
@@ -182,11 +184,11 @@ def run_training(skeleton: Skeleton, x: Params, batches: Iterable[Batch], option
     spec, device = x.spec, x.flat.device
     only = None if options.only is None else moving(spec, options.only)
     start, stop = (0, spec.trainable_size) if only is None else (only.start, only.stop)
-    mask = None if only is None or only.mask is None else only.mask.to(device)
+    mask = None if only is None or only.mask is None else skeleton.arranged(only.mask.to(device))[start:stop]
     module, objective, optimizer, clip_norm = skeleton.module, options.objective, options.optimizer, options.clip_norm
     gradient, g, values = skeleton.gradient, skeleton.gradient[start:stop], skeleton.values[start:stop]
-    shift = None if options.shift is None else options.shift.flat[start:stop]
-    mu, anchor = (0.0, None) if options.prox is None else (options.prox[0], options.prox[1].flat[start:stop])
+    shift = None if options.shift is None else skeleton.arranged(options.shift.flat)[start:stop]
+    mu, anchor = (0.0, None) if options.prox is None else (options.prox[0], skeleton.arranged(options.prox[1].flat)[start:stop])
     still = [] if only is None else [p for name, p in skeleton.parameters.items() if name not in only.leaves]
     state: dict[str, Any] = {}
     losses: list[Tensor] = []
@@ -227,12 +229,11 @@ def run_training(skeleton: Skeleton, x: Params, batches: Iterable[Batch], option
         torch.set_rng_state(before)
         for p in still:
             p.requires_grad_(True)
-    if only is None:
-        new = skeleton.values.clone()
-    else:
+    new = skeleton.restored()
+    if only is not None:
         places = spec.places(only.spec)
-        new = x.flat.clone()
-        places.put(new, places.take(skeleton.values))
+        moved, new = new, x.flat.clone()
+        places.put(new, places.take(moved))
     return Raw(new, losses, parts, squares)
 
 

@@ -22,10 +22,10 @@ from airloom.models.module import AxisLike, ModelSpec, model
 Axes = dict[str, tuple[AxisLike, ...]]
 
 
-def _spec(build: Callable[[], nn.Module], layers: Sequence[str], axes: Axes, dtype: torch.dtype, name: str) -> ModelSpec:
+def _spec(build: Callable[[], nn.Module], layers: Sequence[str], axes: Axes, dtype: torch.dtype, name: str, channels_last: bool = False) -> ModelSpec:
     """Make a spec whose last layer is the classifier and whose others are the extractor."""
     components = {"classifier": (layers[-1],)} | ({"extractor": tuple(layers[:-1])} if len(layers) > 1 else {})
-    return model(build, components=components, axes=axes, dtype=dtype, name=name)
+    return model(build, components=components, axes=axes, dtype=dtype, channels_last=channels_last, name=name)
 
 
 def softmax_regression(*, inputs: int = 784, classes: int = 10, dtype: torch.dtype = torch.float32) -> ModelSpec:
@@ -114,7 +114,7 @@ def cnn(
     for before, name in zip([None, *names], names, strict=False):
         axes |= {f"{name}.conv.weight": (name, before, None, None), f"{name}.norm.weight": (name,), f"{name}.norm.bias": (name,)}
     axes |= {"hidden.linear.weight": ("hidden", (names[-1], 1, pixels)), "hidden.linear.bias": ("hidden",), "out.weight": (None, "hidden")}
-    return _spec(build, [*names, "hidden", "out"], axes, dtype, "cnn")
+    return _spec(build, [*names, "hidden", "out"], axes, dtype, "cnn", True)
 
 
 class _Residual(nn.Module):
@@ -128,9 +128,7 @@ class _Residual(nn.Module):
         self.norm2 = nn.GroupNorm(groups, outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                OrderedDict(conv=nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm=nn.GroupNorm(groups, outputs))
-            )
+            self.shortcut = nn.Sequential(OrderedDict(conv=nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm=nn.GroupNorm(groups, outputs)))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y_BCHW = F.relu(self.norm1(self.conv1(x_BCHW)))
@@ -168,7 +166,7 @@ def resnet18(*, channels: int = 3, classes: int = 10, width: int = 64, groups: i
             axes |= {f"{name}.shortcut.norm.{leaf}": (stage,) for leaf in ("weight", "bias")}
         before = stage
     axes["out.weight"] = (None, "stage4")
-    return _spec(build, ["stem", *names, "out"], axes, dtype, "resnet18")
+    return _spec(build, ["stem", *names, "out"], axes, dtype, "resnet18", True)
 
 
 class _Embedding(nn.Module):

@@ -137,6 +137,7 @@ class FadingTable:
         sinr = np.exp(np.arange((_LOW_DB + _X_LOW_DB) * 20, (_HIGH_DB + _X_HIGH_DB) * 20 + 1) * _STEP)
         self.curve = curve
         self.values: list[float] = np.correlate(curve.bps_per_hz_narrowing(sinr), weight, mode="valid").real.tolist()
+        self.values.append(self.values[-1])  # rounding may put an SINR just below `high` on the last point
         self._rice = rice
         self._below: list[float] = (np.cumsum(weight * x) - 0.5 * weight * x).tolist()
         self.low = exp(_LOW_DB * 20 * _STEP)

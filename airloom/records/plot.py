@@ -48,8 +48,8 @@ class _Curve(NamedTuple):
 def draw(comparison: Comparison, path: Path | None = None) -> Figure:
     """Draw the metric against seconds, bytes and joules: means in bold, seeds thin, a cross where the target is reached.
 
-    The mean at any cost is over all seeds, each with the last value it had by then, so that it never is one of survivors. A panel without
-    data is left out.
+    The mean at any cost is over all seeds, each with the last value it had by then, so that it never is one of survivors; it stops where one
+    of them diverges. A panel in which nothing was ever spent is left out.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def draw(comparison: Comparison, path: Path | None = None) -> Figure:
     from matplotlib.figure import Figure
 
     curves = {cost: _curves(comparison, cost) for cost, _ in _PANELS}
-    panels = [(cost, title) for cost, title in _PANELS if any(len(curve.x) for seeds in curves[cost].values() for curve in seeds)]
+    panels = [(cost, title) for cost, title in _PANELS if any((curve.x > 0.0).any() for seeds in curves[cost].values() for curve in seeds)]
     if not panels:
         raise RecordError(f"plot: no record has evaluations of '{comparison.metric}'; choose another metric or run longer")
     figure = Figure(figsize=(_WIDTH_IN, 1.0), dpi=_DPI, facecolor="white")
@@ -103,8 +103,9 @@ def _curve(record: Record, cost: str, metric: str) -> _Curve:
     """Return the points of a run that have both cost and metric."""
     pairs = [(cost_of(point, cost), point.get(metric)) for point in record.points]
     known = np.array([(x, y) for x, y in pairs if x is not None and y is not None], dtype=np.float64).reshape(-1, 2)
-    known = known[np.isfinite(known).all(axis=1)]
-    return _Curve(known[:, 0], known[:, 1])
+    known = known[np.isfinite(known[:, 0])]
+    y = np.where(np.isfinite(known[:, 1]), known[:, 1], np.nan)  # a gap in the line
+    return _Curve(known[:, 0], y) if np.isfinite(y).any() else _Curve(np.empty(0), np.empty(0))
 
 
 def _mean_curve(curves: Sequence[_Curve], *, is_log: bool) -> _Curve:
@@ -132,14 +133,12 @@ def _draw_panel(axis: Axes, comparison: Comparison, cost: str, title: str, curve
         drawn = [
             _Curve(curve.x[curve.x > 0.0] / size, curve.y[curve.x > 0.0]) if is_log else _Curve(curve.x / size, curve.y) for curve in curves[method]
         ]
-        drawn = [curve for curve in drawn if len(curve.x)]
-        if not drawn:
-            continue
-        mean = drawn[0] if len(drawn) == 1 else _mean_curve(drawn, is_log=is_log)
         for curve in drawn if len(drawn) > 1 else []:
             step = max(1, len(curve.x) // _SAMPLES)
             axis.plot(curve.x[::step], curve.y[::step], color=color, linewidth=0.7, alpha=faint, zorder=2)
-        axis.plot(mean.x, mean.y, color=color, linestyle=dashes, linewidth=2.0, zorder=3, solid_capstyle="round")
+        if all(len(curve.x) for curve in drawn):
+            mean = drawn[0] if len(drawn) == 1 else _mean_curve(drawn, is_log=is_log)
+            axis.plot(mean.x, mean.y, color=color, linestyle=dashes, linewidth=2.0, zorder=3, solid_capstyle="round")
         if stamps[method] and comparison.target is not None:
             is_sure = len(stamps[method]) == len(comparison.stamps[method])
             at = np.array([np.mean(stamps[method])] if is_sure else stamps[method]) / size
@@ -169,6 +168,7 @@ def _draw_metric_axis(axes: Sequence[Axes], comparison: Comparison, values: Sequ
 
     axis = axes[0]
     known = np.concatenate(values)
+    known = known[np.isfinite(known)]
     low, high = float(known.min()), float(known.max())
     if comparison.target is not None:
         low, high = min(low, comparison.target), max(high, comparison.target)

@@ -42,7 +42,7 @@ def from_arrays(
     ----------
     name : name in records.
     x : (n, ...) inputs. Bytes (uint8) are scaled to 0..1; whole numbers stay token ids for `next_token`, else all become float32.
-    y : (n,) whole-number labels; (n, T) next tokens; (n,) or (n, k) values for `regression`.
+    y : (n,) whole-number labels; (n, T) next tokens; (n,) or (n, k) values for `regression`, kept as (n, 1) or (n, k).
     x_test, y_test : the test part; None carves `test_share` of the rows.
     kind : "classification", "next_token" or "regression".
     classes : number of classes; None takes the largest label + 1.
@@ -223,7 +223,7 @@ def _targets(name: str, y: ArrayLike, kind: Kind) -> NDArray[Any]:
     """Return labels as int64, values as float32."""
     array = np.asarray(y)
     if kind == "regression":
-        return array.astype(np.float32)
+        return array.astype(np.float32).reshape(len(array), -1) if array.ndim == 1 else array.astype(np.float32)
     if array.dtype.kind not in "iub" or array.ndim == 0:
         raise ScenarioError(f"data set '{name}', y: labels must be whole numbers, got {array.dtype}; number the classes 0, 1, ... before")
     return array.astype(np.int64)

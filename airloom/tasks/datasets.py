@@ -55,7 +55,7 @@ class Dataset:
     ----------
     name : what it is called in records.
     x_train, x_validation, x_test : (n, ...) inputs: float32, or int64 token ids for `next_token`.
-    y_train, y_validation, y_test : (n,) int64 labels; (n, T) int64 next tokens; (n,) or (n, k) float32 values for `regression`.
+    y_train, y_validation, y_test : (n,) int64 labels; (n, T) int64 next tokens; (n, k) float32 values for `regression`.
     classes : number of classes or tokens; 0 for `regression`.
     kind : "classification", "next_token" or "regression".
     source : one line: where it is from and how it was scaled.

@@ -25,8 +25,8 @@ from airloom.tasks.stream import Stream
 
 Rows = NDArray[np.int64]
 
-# Ids drawn per generator: small shards pay for one generator every so many draws instead of one per pass (ours).
-_DRAWS = 512
+# Draws per generator: small shards pay for one generator every so many draws instead of one per pass (ours).
+_DRAWS = 128
 
 _OBJECTIVES: dict[str, Objective] = {"classification": CrossEntropy(), "next_token": NextToken(), "regression": MeanSquaredError()}
 
@@ -252,7 +252,7 @@ class Task:
 
         The rows that the device holds at `at_s` are shuffled without replacement, pass after pass; draws run on over the end of a pass, so every
         batch has exactly its size, and a batch larger than the data repeats rows only after a whole pass. A draw is a function of (seed, device,
-        draw number, rows held): named stream (seed, "batches", device, block), one block being max(1, 512 // rows) passes.
+        draw number, rows held): named stream (seed, "batches", device, block), one block being max(1, 128 // rows) passes.
 
         Parameters
         ----------
@@ -278,8 +278,9 @@ class Task:
         if known is not None and known[0] == (n, seed, block):
             return known[1]
         rng = generator(seed, "batches", device, block)
-        passes = np.broadcast_to(np.arange(n), (size // n, n))
-        order = rng.permutation(n) if size == n else rng.permuted(passes, axis=1).reshape(-1)
+        # Four bytes per draw: a block of every device is kept.
+        passes = np.broadcast_to(np.arange(n, dtype=np.int32), (size // n, n))
+        order = rng.permuted(passes, axis=1).reshape(-1)
         self._cache["order", device] = (n, seed, block), order
         return order
 

@@ -119,12 +119,25 @@ def test_many_methods_get_more_rows_of_legend_and_other_dashes(factory: Factory)
     assert len(styles) == 9
 
 
-def test_values_that_are_not_finite_are_left_out(factory: Factory) -> None:
-    record = factory.run(rounds=20)
-    record.points[5]["accuracy"] = float("nan")
-    record.points[6]["accuracy"] = float("inf")
-    (line,) = build([record]).plot().axes[0].lines
-    assert np.isfinite(np.asarray(line.get_ydata())).all() and len(np.asarray(line.get_xdata())) == 19
+def test_a_mean_stops_where_a_seed_diverges(factory: Factory) -> None:
+    records = [factory.run(seed=seed, rounds=20, round_s=10.0) for seed in range(2)]
+    for point in records[0].points[10:]:
+        point["loss"] = float("nan") if point["round"] % 2 else float("inf")
+    figure = build(records, metric="loss").plot()
+    (line,) = bold(figure.axes[0])
+    x, y = np.asarray(line.get_xdata()) * 60.0, np.asarray(line.get_ydata())
+    assert np.isnan(y[x > records[0].points[10]["seconds"]]).all()
+    assert np.isfinite(y[x < records[0].points[9]["seconds"]]).all()
+
+
+def test_a_seed_without_evaluations_leaves_no_mean(factory: Factory) -> None:
+    records = [factory.run(seed=seed) for seed in range(3)]
+    figure = build([*records[:2], replace(records[2], points=[])]).plot()
+    assert all(bold(axis) == [] for axis in figure.axes)
+
+
+def test_a_cost_that_is_always_zero_has_no_panel(factory: Factory) -> None:
+    assert [axis.get_xlabel() for axis in build([factory.run(round_bytes=0.0, round_j=0.0)]).plot().axes] == ["simulated time (min)"]
 
 
 def test_a_loss_over_decades_is_drawn_on_a_logarithmic_axis(factory: Factory) -> None:

@@ -66,6 +66,13 @@ def test_the_default_model_fits_each_data_set() -> None:
     assert task.name == "mine" and task.evaluate(task.model.zeros())["accuracy"] == pytest.approx(1 / 3, abs=0.1)
 
 
+def test_values_to_predict() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    task = make_task(TaskSettings(partition="iid"), ["a", "b"], 0, dataset=from_arrays("line", x, x.sum(1), kind="regression"))
+    assert task.dataset.y_train.shape == (42, 1)
+    assert task.evaluate(task.model.zeros())["mse"] == pytest.approx((task.dataset.y_test**2).mean(), rel=1e-5)
+
+
 def test_natural_clients_and_text(data_folder: Path) -> None:
     har = make_task(TaskSettings(dataset="har", data=str(data_folder), partition="natural"), NAMES, 0)
     assert len(set(har.natural.values())) == 12
