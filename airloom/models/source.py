@@ -29,7 +29,7 @@ def floating_leaves(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, p
     persistent = set(module.state_dict(keep_vars=True))
     for name, b in module.named_buffers():
-        if name in persistent and b.isfloating_leaves_point():
+        if name in persistent and b.is_floating_point():
             yield name, b
 
 

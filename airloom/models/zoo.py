@@ -68,7 +68,7 @@ def mlp(
 
 
 def _conv_block(inputs: int, outputs: int, groups: int) -> nn.Sequential:
-    parts = OrderedDict(
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
         conv=nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         norm=nn.GroupNorm(math.gcd(groups, outputs), outputs),
         relu=nn.ReLU(),
@@ -147,7 +147,9 @@ def resnet18(*, channels: int = 3, classes: int = 10, width: int = 64, groups: i
     names = [f"block{i + 1}" for i in range(8)]
 
     def build() -> nn.Module:
-        stem = OrderedDict(conv=nn.Conv2d(channels, width, 3, padding=1, bias=False), norm=nn.GroupNorm(groups, width), relu=nn.ReLU())
+        stem: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=nn.Conv2d(channels, width, 3, padding=1, bias=False), norm=nn.GroupNorm(groups, width), relu=nn.ReLU()
+        )
         parts: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem))
         for name, before, after, stride in zip(names, [width, *widths], widths, strides, strict=False):
             parts[name] = _Residual(before, after, stride, groups)
@@ -276,8 +278,8 @@ def transformer(
     """Next-character transformer, pre-norm, learned positions: ids [B, T], T at most `context`, to logits [B, T, V], for `NextToken`.
 
     Parameters: `(V + context) D`, `12 D^2 + 13 D` per block, `2 D`, `(D + 1) V`: 114,512.
-    Layers: `embed, block1, ..., norm, out`. Width axes: `embed` (the residual stream), per block `head` (each head keeps its first entries; the number
-    of heads stays) and `up`. LoRA targets: `query, key, value, project, up, down`.
+    Layers: `embed, block1, ..., norm, out`. Width axes: `embed` (the residual stream), per block `head` (each head keeps its first entries; the
+    number of heads stays) and `up`. LoRA targets: `query, key, value, project, up, down`.
     """
     if width % heads:
         raise ScenarioError(f"transformer(width={width}, heads={heads}): allowed: a width that the heads divide")

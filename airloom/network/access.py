@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf, sqrt
-from typing import Literal
+from dataclasses import asdict, dataclass
+from math import inf, isfinite, sqrt
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,10 +45,10 @@ class CellPlan:
     up_share : share of TDD time for the up-link. overhead : control and reference signals (TS 38.306 section 4.1.2, up to 6 GHz).
     sharing : "tdma" or "fdma", both directions.
     radius_m, min_distance_m : phones are uniform in the ring between. base_height_m : None takes the environment's.
-    device_power_dbm : power class 3 (TS 38.101-1). base_power_dbm : over the whole band, at constant density.
+    device_power_dbm : power class 3 (TS 38.101-1). base_power_dbm : over the whole band, at constant density (TR 38.901 table 7.8-1, UMi).
     power_control_p0_dbm, power_control_alpha : up-link power min(P_max, P0 + 10 log10(b / 180 kHz) + alpha PL) (TS 38.213 7.1.1); values ours.
     antenna_gain_db : both ends together; 0 is ours, it stands for antenna gain less body and building loss.
-    noise_dbm_per_hz, base_noise_figure_db, device_noise_figure_db; noise_rise_db : interference.
+    noise_dbm_per_hz, base_noise_figure_db (ITU-R M.2412), device_noise_figure_db (TR 38.901 table 7.8-1); noise_rise_db : interference (ours).
     interference : "noise_rise", or "geometry": the down-link's comes from the 18 nearest other base stations, each on the air for `load` of
         the time and never louder than the phone's own.
     block_error : share of blocks sent again; each transfer then waits one `round_trip_s`. air_latency_s : one way. (both latencies ours)
@@ -121,6 +121,17 @@ class CellPlan:
             refuse("CellPlan", "interference", self.interference, "'noise_rise' or 'geometry'", "choose one")
         if self.base_height_m is not None:
             need_positive("CellPlan", "base_height_m", self.base_height_m, "or None for the environment's")
+        is_indoor = self.environment.startswith("indoor")
+        shortest_m, longest_m = (1.0, 150.0) if is_indoor else (10.0, 5000.0)
+        if self.min_distance_m < shortest_m or self.radius_m > longest_m:
+            allowed = f"within {shortest_m:g} to {longest_m:g} m, where TR 38.901 holds"
+            refuse("CellPlan", "min_distance_m, radius_m", (self.min_distance_m, self.radius_m), allowed, "change the size of the cell")
+        if not is_indoor and not 1.5 <= self.device_height_m <= 22.5:
+            refuse(
+                "CellPlan", "device_height_m", self.device_height_m, "within 1.5 to 22.5 m, where TR 38.901 holds", "a phone in the hand is at 1.5"
+            )
+        if not 0.5e9 <= self.carrier_hz <= 100e9:
+            refuse("CellPlan", "carrier_hz", self.carrier_hz, "within 0.5 to 100 GHz, where TR 38.901 holds", "change the carrier")
         for name, value in (
             ("round_trip_s", self.round_trip_s),
             ("air_latency_s", self.air_latency_s),
@@ -143,6 +154,13 @@ class CellPlan:
     def latency_s(self) -> float:
         """One way over the air, with the round trip of a retransmission."""
         return self.air_latency_s + (self.round_trip_s if self.block_error else 0.0)
+
+    def describe(self) -> dict[str, Any]:
+        """Return all fields, JSON-able (None for an infinite one)."""
+        fields = asdict(self)
+        for name in ("up_rate", "down_rate"):
+            fields[name] = {key: value if isfinite(value) else None for key, value in fields[name].items()}
+        return fields
 
     def bandwidth_hz(self, direction: Literal["up", "down"]) -> float:
         """Return what a direction may use, after the TDD split and overhead."""
@@ -236,6 +254,7 @@ def cells(
         detect_s=detect_s,
         on_leave=on_leave,
         unreachable=absent,
+        origin={"builder": "cells", "base_stations": base_stations, "seed": seed, **plan.describe()},
     )
 
 

@@ -48,6 +48,7 @@ class _Budget(NamedTuple):
     rice: float
     coherence_s: float
     table: FadingTable | None
+    is_reachable: bool  # at the mean gain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -120,13 +121,17 @@ class Cell:
     def rate_bps(self, link: Link, hz: float, *, at_s: float, bits: float, seed: int) -> float:
         """Return the rate of a transfer of `bits` that starts at `at_s` with `hz` of this cell's `bandwidth_hz`.
 
-        Under TDMA, `hz` is `bandwidth_hz`, and the rate is that of the link's own turns.
+        Under TDMA, `hz` is `bandwidth_hz`, and the rate is that of the link's own turns. A link that no band reaches is an error, not a
+        rate of zero: its device is absent.
         """
         budget = self._budgets.get(link)
         if budget is None:
             if link.bps_per_hz is not None:
                 return hz * link.bps_per_hz
             budget = self._budget(link)
+        if not budget.is_reachable:
+            todo = "list its device in Network.unreachable, as the builder `cells` does"
+            refuse(link.label, "gain_db", link.gain_db, "enough for one resource block to reach the minimum SINR", todo)
         if budget.table is None:
             return self._rate(budget, hz, 1.0)
         ergodic = self._mean_rate(budget, hz)
@@ -198,7 +203,7 @@ class Cell:
             return self.bandwidth_hz
         budget = self._known(link)
         low = self.curve.min_sinr
-        if budget.sinr_hz_per_w < self._least_sinr_hz_per_w(budget):
+        if not budget.is_reachable:
             return 0.0
         if low == 0.0:
             return self.bandwidth_hz
@@ -256,8 +261,10 @@ class Cell:
             rice=rice,
             coherence_s=inf if fading is None else coherence_s(speed_m_per_s=link.speed_m_per_s, carrier_hz=fading.carrier_hz),
             table=None if fading is None else fading_table(self.curve, rice),
+            is_reachable=True,
         )
-        budget = budget._replace(lost=self._lost(budget))
+        is_reachable = budget.sinr_hz_per_w >= self._least_sinr_hz_per_w(budget)
+        budget = budget._replace(lost=self._lost(budget), is_reachable=is_reachable)
         self._budgets[link] = budget
         return budget
 

@@ -293,7 +293,7 @@ def path_loss_db(
 
 # ---- shadowing ----------------------------------------------------------------------------------------------------------------------
 
-_EXACT = 500  # places up to which the Gaussian field is drawn exactly (Cholesky: 40 ms at 500, growing with the cube)
+_EXACT = 500  # places up to which the Gaussian field is drawn exactly (Cholesky: some 30 ms at 500, growing with the cube)
 _WAVES = 512
 
 

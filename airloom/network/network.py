@@ -47,6 +47,7 @@ class Network:
     framing_bytes : added to each message. detect_s : from a loss to its discovery. on_leave : whether a device's state is kept or wiped.
     capacities : bit/s of the shared resources that links name (max-min sharing).
     unreachable : places that no band reaches; never present.
+    origin : how a builder made it (JSON-able), for records.
 
     >>> from airloom.network.topology import star
     >>> from airloom.network.profiles import WHALE_FL
@@ -64,6 +65,7 @@ class Network:
     on_leave: Literal["keep", "wipe"] = "keep"
     capacities: Mapping[str, float] = field(default_factory=dict[str, float])
     unreachable: frozenset[str] = frozenset()
+    origin: Mapping[str, Any] = field(default_factory=dict[str, Any])
     _root: str = field(init=False, repr=False)
     _children: dict[str, list[str]] = field(init=False, repr=False)
     _is_tree: bool = field(init=False, repr=False)
@@ -102,6 +104,7 @@ class Network:
         on_leave: Literal["keep", "wipe"] = "keep",
         capacities: Mapping[str, float] | None = None,
         unreachable: frozenset[str] = frozenset(),
+        origin: Mapping[str, Any] | None = None,
     ) -> Network:
         """Make a network from lists; a name or a pair of places that comes twice is an error."""
         by_name: dict[str, Place] = {}
@@ -122,6 +125,7 @@ class Network:
             on_leave=on_leave,
             capacities={} if capacities is None else capacities,
             unreachable=unreachable,
+            origin={} if origin is None else origin,
         )
 
     # ---- structure
@@ -338,11 +342,14 @@ class Network:
             if (constant := cell.describe()) not in constants:
                 constants.append(constant)
         return {
+            "origin": dict(self.origin),
             "places": len(devices),
             "roles": dict(Counter(p.role for p in self.places.values())),
             "profiles": dict(Counter(d.profile for d in devices)),
             "client_speed_flops_per_s": _five(speeds),
             "client_available_bytes": _five(memory),
+            "compute_time": dict(Counter("table" if d.seconds_per_sample else "roofline" for d in devices)),
+            "compute_energy": dict(Counter("power_w" if d.capacitance is None else "capacitance" for d in devices)),
             "radio_energy": sorted({d.radio.name for d in devices if d.radio is not None}),
             "links": dict(Counter(link.direction for link in self.links.values())),
             "rates": dict(Counter(_kind(link) for link in self.links.values())),

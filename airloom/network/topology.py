@@ -74,7 +74,16 @@ def star(
         places.append(Place(name=name, device=device, parent=root_name))
         links.append(_wire(name, root_name, "up", latency_s, _dealt(up_bps, i), transmit_power_w))
         links.append(_wire(root_name, name, "down", latency_s, _dealt(down_bps, i), None))
-    return Network.of(places, links, churn=churn, downlink=downlink, framing_bytes=framing_bytes, detect_s=detect_s, on_leave=on_leave)
+    return Network.of(
+        places,
+        links,
+        churn=churn,
+        downlink=downlink,
+        framing_bytes=framing_bytes,
+        detect_s=detect_s,
+        on_leave=on_leave,
+        origin={"builder": "star", "clients": len(named)},
+    )
 
 
 def tree(
@@ -118,7 +127,16 @@ def tree(
                 links.append(_wire(names[-1], parent, up, level.latency_s, _dealt(level.up_bps, i), level.transmit_power_w))
                 links.append(_wire(parent, names[-1], down, level.latency_s, _dealt(level.down_bps, i), None))
         parents = names
-    return Network.of(places, links, churn=churn, downlink=downlink, framing_bytes=framing_bytes, detect_s=detect_s, on_leave=on_leave)
+    return Network.of(
+        places,
+        links,
+        churn=churn,
+        downlink=downlink,
+        framing_bytes=framing_bytes,
+        detect_s=detect_s,
+        on_leave=on_leave,
+        origin={"builder": "tree", "levels": {level.name: level.count for level in levels}},
+    )
 
 
 def ring(devices: Sequence[Device], *, rate_bps: Rate, latency_s: float, name: str = "node", churn: Churn | None = None) -> Network:
@@ -187,7 +205,7 @@ def _peers(devices: Sequence[Device], pairs: Iterable[tuple[int, int]], rate_bps
     for i, j in pairs:
         for a, b in ((i, j), (j, i)):
             links.append(_wire(places[a].name, places[b].name, "peer", latency_s, rate_bps, None))
-    return Network.of(places, links, churn=churn)
+    return Network.of(places, links, churn=churn, origin={"builder": "peers", "places": len(places)})
 
 
 def _dealt(value: Rate | Sequence[Rate], i: int) -> Rate:

@@ -18,7 +18,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -54,7 +54,7 @@ class Dataset:
     Parameters
     ----------
     name : what it is called in records.
-    x_train, x_validation, x_test : (n, ...) inputs: float32, or int64 token ids for `next_token`.
+    x_train, x_validation, x_test : (n, ...) inputs: float32, or int64 token ids for `next_token`; or a dict of such arrays, one per modality.
     y_train, y_validation, y_test : (n,) int64 labels; (n, T) int64 next tokens; (n, k) float32 values for `regression`.
     classes : number of classes or tokens; 0 for `regression`.
     kind : "classification", "next_token" or "regression".
@@ -74,11 +74,11 @@ class Dataset:
     """
 
     name: str
-    x_train: NDArray[Any]
+    x_train: Any
     y_train: NDArray[Any]
-    x_validation: NDArray[Any]
+    x_validation: Any
     y_validation: NDArray[Any]
-    x_test: NDArray[Any]
+    x_test: Any
     y_test: NDArray[Any]
     classes: int
     kind: Kind
@@ -95,14 +95,16 @@ class Dataset:
             raise ScenarioError(f"Dataset(classes={self.classes}) of '{self.name}': must be >= 2 for {self.kind}")
         for part in ("train", "validation", "test"):
             x, y, natural = self.part(part)
-            if len(x) != len(y) or (natural is not None and len(natural) != len(x)):
-                raise ScenarioError(
-                    f"Dataset '{self.name}', part {part}: {len(x)} inputs, {len(y)} labels"
-                    + (f", {len(natural)} natural clients" if natural is not None else "")
-                    + "; all must have the same length"
-                )
-            for what, array in (("x", x), ("y", y)):
-                _check_values(f"Dataset '{self.name}', {what}_{part}", array)
+            for key, array in {**modalities(x), "natural clients": y if natural is None else natural}.items():
+                if len(array) != len(y):
+                    raise ScenarioError(
+                        f"Dataset '{self.name}', part {part}: {len(array)} {key or 'inputs'}, {len(y)} labels; all must have the same length"
+                    )
+            for key, array in modalities(x).items():
+                _check_values(f"Dataset '{self.name}', x_{part}{f'[{key!r}]' if key else ''}", array)
+                array.flags.writeable = False
+            _check_values(f"Dataset '{self.name}', y_{part}", y)
+            y.flags.writeable = False
             if self.kind != "regression":
                 if y.dtype != np.int64:
                     raise ScenarioError(f"Dataset '{self.name}', y_{part}: labels must be int64, got {y.dtype}; use y.astype('int64')")
@@ -111,17 +113,19 @@ class Dataset:
                         f"Dataset '{self.name}', y_{part}: labels run from {y.min()} to {y.max()}, allowed is 0..{self.classes - 1}; "
                         "renumber them or correct classes"
                     )
-        if len(self.x_train) == 0:
+            if self.row_shape(part) != self.row_shape("train"):
+                raise ScenarioError(
+                    f"Dataset '{self.name}': rows of {part} {self.row_shape(part)} and train {self.row_shape('train')} differ in shape"
+                )
+        if len(self.y_train) == 0:
             raise ScenarioError(f"Dataset '{self.name}': x_train is empty; at least one row is needed")
-        if self.x_train.shape[1:] != self.x_test.shape[1:] or self.x_train.shape[1:] != self.x_validation.shape[1:]:
-            raise ScenarioError(
-                f"Dataset '{self.name}': rows of train {self.x_train.shape[1:]}, validation {self.x_validation.shape[1:]} and test "
-                f"{self.x_test.shape[1:]} differ in shape"
-            )
-        for array in (self.x_train, self.y_train, self.x_validation, self.y_validation, self.x_test, self.y_test):
-            array.flags.writeable = False
 
-    def part(self, name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    def row_shape(self, part: str = "train") -> Any:
+        """Return the shape of one row of inputs, a list of numbers; for modalities a dict of such lists."""
+        shapes = {key: list(array.shape[1:]) for key, array in modalities(self.part(part)[0]).items()}
+        return shapes.get("", shapes)
+
+    def part(self, name: str) -> tuple[Any, NDArray[Any], NDArray[Any] | None]:
         """Return (x, y, natural) of "train", "validation" or "test"."""
         if name == "train":
             return self.x_train, self.y_train, self.natural
@@ -137,8 +141,8 @@ class Dataset:
             "name": self.name,
             "kind": self.kind,
             "classes": self.classes,
-            "rows": {"train": len(self.x_train), "validation": len(self.x_validation), "test": len(self.x_test)},
-            "shape": list(self.x_train.shape[1:]),
+            "rows": {"train": len(self.y_train), "validation": len(self.y_validation), "test": len(self.y_test)},
+            "shape": self.row_shape(),
             "source": self.source,
         }
 
@@ -193,6 +197,15 @@ def files(name: str) -> tuple[str, ...]:
     if name not in _FILES:
         raise ScenarioError(f"files(name={name!r}): allowed are {', '.join(names())}")
     return _FILES[name]
+
+
+def modalities(x: Any) -> dict[str, NDArray[Any]]:
+    """Return inputs by modality; a single array has the name ''.
+
+    >>> list(modalities({"image": np.zeros(1), "sound": np.zeros(1)})), list(modalities(np.zeros(1)))
+    (['image', 'sound'], [''])
+    """
+    return dict(x) if isinstance(x, Mapping) else {"": x}
 
 
 def carve(groups: NDArray[Any], count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

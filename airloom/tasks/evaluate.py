@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from airloom.clock.rng import generator
 from airloom.errors import ScenarioError
+from airloom.models.batch import Inputs, first_tensor, map_inputs
 from airloom.models.params import Params
 from airloom.tasks.metrics import Metric, metric
 
@@ -56,7 +57,7 @@ def personal(task: Task, models: Mapping[str, Any], part: str, predict: Predict 
         rows = [personal_rows_of(task, device, part) for device in devices]
         used, where = np.unique(np.concatenate(rows), return_inverse=True)
         at = torch.from_numpy(used)
-        per_row = _row_values(chosen, models[devices[0]], x.index_select(0, at), y.index_select(0, at), predict)
+        per_row = _row_values(chosen, models[devices[0]], map_inputs(lambda t, at=at: t.index_select(0, at), x), y.index_select(0, at), predict)
         starts = np.cumsum([0, *map(len, rows[:-1])])
         for m in chosen:
             means = np.add.reduceat(per_row[m.rows].numpy()[where], starts) / [len(r) for r in rows]
@@ -110,25 +111,33 @@ def personal_rows_of(task: Task, device: str, part: str = "test") -> Rows:
     return rows
 
 
-def as_tensor(array: NDArray[Any]) -> Tensor:
-    """Return a tensor over a read-only array without a copy; nothing in airloom writes into data."""
+def as_tensors(x: Any, dtype: torch.dtype) -> Any:
+    """Return inputs in the number type of the model (token ids stay what they are), without a copy if they have it."""
+    if isinstance(x, Mapping):
+        return {key: as_tensors(array, dtype) for key, array in x.items()}
     with warnings.catch_warnings():
+        # Arrays of a data set are read-only, and nothing in airloom writes into data.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        tensor = torch.from_numpy(x)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def fit(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return inputs in the number type of the model; token ids stay what they are."""
-    return x.to(dtype) if x.is_floating_point() else x
-
-
-def tensors(task: Task, part: str) -> tuple[Tensor, Tensor]:
-    """Return the inputs and labels of a part as tensors, without copies."""
+def tensors(task: Task, part: str) -> tuple[Inputs, Tensor]:
+    """Return the inputs of a part, for vertical learning as a dict of what each party sees, and the labels."""
     known = task._cache.get(("part", part))
     if known is None:
         x, y, _ = task.dataset.part(part)
-        known = task._cache["part", part] = as_tensor(x), as_tensor(y)
+        x = as_tensors(x, task.model.dtype)
+        if task.columns:
+            x = {device: columns_of(x, columns) for device, columns in task.columns.items()}
+        known = task._cache["part", part] = x, as_tensors(y, task.model.dtype)
     return known
+
+
+def columns_of(x: Inputs, columns: Rows) -> Tensor:
+    """Return some columns of flattened inputs."""
+    whole = cast(Tensor, x)
+    return whole.reshape(len(whole), -1)[:, torch.from_numpy(np.asarray(columns, np.int64))].contiguous()
 
 
 def check_model(task: Task) -> None:
@@ -136,11 +145,11 @@ def check_model(task: Task) -> None:
     x, y = tensors(task, "train")
     try:
         with runner(task.model.initial(0), None) as run:
-            out = run(x[:2])
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            out = run(map_inputs(lambda t: t[:2], x))
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ScenarioError(
-            f"Task '{task.name}': the model cannot take rows of shape {tuple(x.shape[1:])} and type {x.dtype} of '{task.dataset.name}' ({error}); "
-            "choose a model for this data"
+            f"Task '{task.name}': the model cannot take rows of shape {task.dataset.row_shape()} and type {first_tensor(x).dtype} of "
+            f"'{task.dataset.name}' ({error}); choose a model for this data"
         ) from error
     wanted = tuple(y.shape[1:]) if task.dataset.kind == "regression" else (*y.shape[1:], task.dataset.classes)
     if tuple(out.shape[1:]) != wanted:
@@ -163,17 +172,23 @@ def runner(model: Any, predict: Predict | None) -> Iterator[Callable[[Any], Tens
         skeleton.load(model.flat)
         with torch.inference_mode():
             module = skeleton.module.eval()
-            yield lambda x: module(fit(x, model.flat.dtype).to(model.flat.device))
+            yield lambda x: module(map_inputs(lambda t: fitted(t, model.flat), x))
 
 
-def _row_values(chosen: list[Metric], model: Any, x: Tensor, y: Tensor, predict: Predict | None) -> dict[Callable[..., Tensor], Tensor]:
+def fitted(x: Tensor, flat: Tensor) -> Tensor:
+    """Return inputs on the torch device of the values, and in their number type unless they are token ids."""
+    return x.to(flat.device, flat.dtype) if x.is_floating_point() else x.to(flat.device)
+
+
+def _row_values(chosen: list[Metric], model: Any, x: Inputs, y: Tensor, predict: Predict | None) -> dict[Callable[..., Tensor], Tensor]:
     """Return float64 values per row, one vector for each different row function of the metrics."""
     functions = list(dict.fromkeys(m.rows for m in chosen))
     pieces: dict[Callable[..., Tensor], list[Tensor]] = {f: [] for f in functions}
-    chunk = max(32, CHUNK_BYTES * len(x) // max(x.numel() * x.element_size(), 1))
+    size = sum(t.numel() * t.element_size() for t in (x.values() if isinstance(x, dict) else [x]))
+    chunk = max(32, CHUNK_BYTES * len(y) // max(size, 1))
     with runner(model, predict) as run:
         for start in range(0, len(y), chunk):
-            out = run(x[start : start + chunk])
+            out = run(map_inputs(lambda t, start=start: t[start : start + chunk], x))
             target = y[start : start + chunk].to(out.device)
             for f in functions:
                 pieces[f].append(f(out, target).cpu())

@@ -46,11 +46,6 @@ class Metric:
         """Return whether value `a` is better than value `b`."""
         return a > b if self.direction == "up" else a < b
 
-    @property
-    def worst(self) -> float:
-        """The value no model can be worse than: what an unusable model gets."""
-        return 0.0 if self.name == "accuracy" else -math.inf if self.direction == "up" else math.inf
-
 
 def _accuracy(out: Tensor, y: Tensor) -> Tensor:
     """Share of right arg-max decisions of a row: out (N, K) or (N, T, K)."""

@@ -473,7 +473,7 @@ def plot_partition(parts: Sequence[Rows], y: ArrayLike, path: str | Path, *, sty
     numbers = statistics(parts, y)
     figure = Figure(figsize=(min(4 + 0.16 * shown, 14), 4.2), layout="constrained")
     axes = figure.subplots()
-    colors = colormaps["tab20"](np.linspace(0, 1, max(total, 2)))
+    colors = colormaps["tab10" if total <= 10 else "tab20"](np.linspace(0, 1, 10 if total <= 10 else total))
     where = np.arange(shown)
     if style == "bars":
         base = np.zeros(shown)

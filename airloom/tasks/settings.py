@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,7 +95,8 @@ def make_task(
     settings : what and how.
     device_names : devices that hold data, in the order of the partition.
     seed : seed of the world: the partition, streams, personal test parts.
-    model : the model to train; None takes `default_model` of the data.
+    model : the model to train; None takes `default_model` of the data. With "vertical" it takes a dict from device to columns; the default model,
+        which takes whole rows, is then not checked.
     objective : None for the usual one of the kind of data.
     groups : two_level only: clients per group, in the order of the devices.
     dataset : data of your own instead of `settings.dataset`.
@@ -121,6 +122,8 @@ def make_task(
     columns: dict[str, NDArray[np.int64]] = {}
     natural: dict[str, Any] = {}
     if settings.partition == "vertical":
+        if isinstance(data.x_train, Mapping):
+            raise ScenarioError(f"TaskSettings(partition='vertical'): '{data.name}' has modalities; columns are cut from inputs of one array")
         width = int(np.prod(data.x_train.shape[1:]))
         columns = dict(zip(names, deal.feature_blocks(width, len(names)), strict=True))
         parts = [np.arange(len(rows))] * len(names)
@@ -145,14 +148,14 @@ def make_task(
         seed=seed,
         settings=asdict(settings),
     )
-    if settings.partition != "vertical":
+    if settings.partition != "vertical" or model is not None:
         task.check()
     return task
 
 
 def _public(data: Dataset, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (rows to deal out, rows of the public pool)."""
-    n = len(data.x_train)
+    n = len(data.y_train)
     if share == 0:
         return np.arange(n), np.zeros(0, np.int64)
     strata = data.y_train if data.kind == "classification" else np.zeros(n, np.int64)
@@ -211,6 +214,8 @@ def default_model(data: Dataset) -> ModelSpec:
     >>> default_model(load("digits")).size
     250570
     """
+    if isinstance(data.x_train, Mapping):
+        raise ScenarioError(f"default_model('{data.name}'): there is none for inputs of several modalities; give the model that takes them")
     shape = data.x_train.shape[1:]
     if data.kind == "next_token":
         return zoo.lstm(vocabulary=data.classes, hidden=(256,))

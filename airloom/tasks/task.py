@@ -13,12 +13,12 @@ from torch import Tensor
 
 from airloom.clock.rng import generator
 from airloom.errors import ScenarioError
-from airloom.models.batch import Batch
+from airloom.models.batch import Batch, Inputs, map_inputs
 from airloom.models.module import ModelSpec
 from airloom.models.objective import CrossEntropy, MeanSquaredError, NextToken, Objective
 from airloom.tasks import evaluate
 from airloom.tasks.datasets import Dataset
-from airloom.tasks.evaluate import as_tensor, fit
+from airloom.tasks.evaluate import as_tensors, columns_of
 from airloom.tasks.metrics import default_metrics, metric
 from airloom.tasks.partition import statistics
 from airloom.tasks.stream import Stream
@@ -44,35 +44,35 @@ class DeviceData:
     validation : the rows the device keeps for validation, apart from `ids`; ScenarioError unless the task has a `validation_share`.
     """
 
-    __slots__ = ("_counts", "_is_everything", "_validation", "_x", "_y", "classes", "ids", "name")
+    __slots__ = ("_counts", "_validation", "_x", "_y", "classes", "ids", "name")
 
-    def __init__(self, name: str, x: Tensor, y: Tensor, ids: Rows, classes: int, validation: Rows | None = None) -> None:
+    def __init__(self, name: str, x: Inputs, y: Tensor, ids: Rows, classes: int, validation: Rows | None = None) -> None:
         self.name = name
         self.ids = ids
         self.classes = classes
         self._x, self._y = x, y
         self._validation = validation
         self._counts: NDArray[np.int64] | None = None
-        self._is_everything = len(ids) == len(y)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, ids: Sequence[int] | Rows | Tensor) -> Batch:
+    def rows(self, ids: Sequence[int] | NDArray[Any] | Tensor) -> Batch:
         """Return the batch of these rows, in this order; repeats are allowed.
 
         Raises
         ------
         ScenarioError : if the device does not hold one of them.
         """
-        wanted = ids.numpy() if isinstance(ids, Tensor) else np.asarray(ids, np.int64)
-        if not self._is_everything and len(wanted):
-            at = np.searchsorted(self.ids, wanted)
-            if at.max() >= len(self.ids) or not np.array_equal(self.ids[at], wanted):
+        wanted = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+        wanted = wanted.astype(np.int64, copy=False)
+        if len(wanted):
+            place = np.searchsorted(self.ids, wanted)
+            if place.max() >= len(self.ids) or not np.array_equal(self.ids[place], wanted):
                 foreign = np.setdiff1d(wanted, self.ids)[:5].tolist()
                 raise ScenarioError(f"data of '{self.name}', rows: it does not hold {foreign}; allowed are its own {len(self)} row ids (`.ids`)")
         at = torch.from_numpy(wanted)
-        return Batch(self._x.index_select(0, at), self._y.index_select(0, at), at, None, self.classes)
+        return Batch(map_inputs(lambda t: t.index_select(0, at), self._x), self._y.index_select(0, at), at, None, self.classes)
 
     def all(self) -> Batch:
         """Return all rows, in order of id."""
@@ -81,9 +81,11 @@ class DeviceData:
     def shaped(self, count: int) -> Batch:
         """Return a batch of `count` rows without contents (meta tensors), for dry runs."""
         ids = torch.empty(count, dtype=torch.int64, device="meta")
-        x = torch.empty((count, *self._x.shape[1:]), dtype=self._x.dtype, device="meta")
-        y = torch.empty((count, *self._y.shape[1:]), dtype=self._y.dtype, device="meta")
-        return Batch(x, y, ids, None, self.classes)
+
+        def empty(t: Tensor) -> Tensor:
+            return torch.empty((count, *t.shape[1:]), dtype=t.dtype, device="meta")
+
+        return Batch(map_inputs(empty, self._x), empty(self._y), ids, None, self.classes)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -135,7 +137,8 @@ class Task:
     objective : objective(out, batch) -> scalar; None for the usual one (cross entropy, next token, mean squared error).
     metrics : names of metrics, the headline first; () for the usual ones.
     public_rows : rows that every device may read (`task.public`); they belong to no device.
-    columns : for vertical learning, the columns of the flattened input that a device sees; devices without entry see the whole input.
+    columns : for vertical learning, the columns of the flattened input that a device sees; devices without entry see the whole input, and evaluation
+        gives models (or `predict`) a dict from these devices to what they see.
     residents : models that stay at devices (`here.model`): per-client architectures, estimators, endpoints.
     validation_share : share of each device's rows kept apart as its `.validation`, 0..0.5.
     stream : how the rows of a device arrive in time; None: all are there from the start.
@@ -185,10 +188,12 @@ class Task:
             raise ScenarioError(f"Task(personal_rows={self.personal_rows}) of '{self.name}': must be >= 1")
         put("shards", self._checked_shards())
         put("public_rows", self._checked_rows("public_rows", self.public_rows))
-        width = int(np.prod(self.dataset.x_train.shape[1:]))
         for device, columns in self.columns.items():
             if device not in self.shards:
                 raise ScenarioError(f"Task(columns) of '{self.name}': '{device}' holds no data; allowed are the devices of `shards`")
+            if isinstance(self.dataset.x_train, Mapping):
+                raise ScenarioError(f"Task(columns) of '{self.name}': '{self.dataset.name}' has modalities; columns are for inputs of one array")
+            width = int(np.prod(self.dataset.x_train.shape[1:]))
             if len(columns) == 0 or np.min(columns) < 0 or np.max(columns) >= width:
                 raise ScenarioError(f"Task(columns) of '{self.name}': columns of '{device}' must be a non-empty subset of 0..{width - 1}")
 
@@ -284,16 +289,17 @@ class Task:
         self._cache["order", device] = (n, seed, block), order
         return order
 
-    def _tensors(self, device: str) -> tuple[Tensor, Tensor]:
+    def _tensors(self, device: str) -> tuple[Inputs, Tensor]:
         """Return the training inputs as the device sees them, and the labels; without copies unless it sees only columns or the model is float64."""
         if "train" not in self._cache:
-            self._cache["train"] = fit(as_tensor(self.dataset.x_train), self.model.dtype), as_tensor(self.dataset.y_train)
+            dtype = self.model.dtype
+            self._cache["train"] = as_tensors(self.dataset.x_train, dtype), as_tensors(self.dataset.y_train, dtype)
         x, y = self._cache["train"]
         columns = self.columns.get(device)
         if columns is None:
             return x, y
         if ("columns", device) not in self._cache:
-            self._cache["columns", device] = x.reshape(len(x), -1)[:, torch.from_numpy(np.asarray(columns, np.int64))].contiguous()
+            self._cache["columns", device] = columns_of(x, columns)
         return self._cache["columns", device], y
 
     def _shard(self, device: str) -> Rows:
@@ -377,7 +383,7 @@ class Task:
         array = np.unique(array.astype(np.int64))
         if len(array) != len(np.asarray(rows)):
             raise ScenarioError(f"Task '{self.name}', {what}: names some rows twice; each row may be there once")
-        n = len(self.dataset.x_train)
+        n = len(self.dataset.y_train)
         if len(array) and (array[0] < 0 or array[-1] >= n):
             wrong = array[-1] if array[-1] >= n else array[0]
             raise ScenarioError(f"Task '{self.name}', {what}: names row {wrong}; allowed are 0..{n - 1}, the training rows")
@@ -400,6 +406,6 @@ class Task:
             ends = np.cumsum([len(rows) for rows in arrays])
             rises = np.diff(joined) > 0
             rises[ends[:-1] - 1] = True
-            if rises.all() and joined.min() >= 0 and joined.max() < len(self.dataset.x_train):
+            if rises.all() and joined.min() >= 0 and joined.max() < len(self.dataset.y_train):
                 return dict(self.shards)
         return {device: self._checked_rows(f"shard of '{device}'", rows) for device, rows in self.shards.items()}

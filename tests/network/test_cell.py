@@ -102,6 +102,9 @@ def test_a_phone_is_unreachable_only_when_one_resource_block_is() -> None:
     assert rate(cell, link(cell, 143.0), cell.bandwidth_hz) > 0.0
     assert not cell.reachable(link(cell, 144.0))
     assert cell.best_band_hz(link(cell, 144.0)) == 0.0
+    for each in (cell, up_cell(fading=BlockFading(carrier_hz=3.5e9))):
+        with pytest.raises(ScenarioError, match="unreachable"):
+            rate(each, link(each, 144.0), each.bandwidth_hz)
 
 
 def test_less_than_a_resource_block_is_a_block_for_part_of_the_time() -> None:
@@ -228,8 +231,9 @@ def test_the_mean_rate_leaves_out_fades_that_no_band_carries() -> None:
     hz = cell.bandwidth_hz
     x = np.array([cell.draw_gain(phone, at_s=(k + 0.5) * 0.0363, seed=3) for k in range(6000)]) / linear(-142.0)
     steady = up_cell()
-    # a rate of zero in the fades: built from the steady cell at each gain
-    each = np.array([rate(steady, link(steady, 142.0 - 10 * math.log10(f)), hz) for f in x])
+    # nothing in the deep fades: built from the steady cell at each gain
+    faded = [link(steady, 142.0 - 10 * math.log10(f)) for f in x]
+    each = np.array([rate(steady, of, hz) if steady.reachable(of) else 0.0 for of in faded])
     assert (each == 0.0).any()
     assert rate(cell, phone, hz) == pytest.approx(each.mean(), abs=4 * each.std() / math.sqrt(len(x)))
 

@@ -161,17 +161,16 @@ def test_mean_below_by_closed_form_and_by_draws() -> None:
     assert table.mean_below(1e9) == 1.0
 
 
-@pytest.mark.parametrize("others", [0, 600])
-def test_shadowing_has_the_kernels_correlation_exactly_and_by_waves(others: int) -> None:
-    # five places on a line, 0, 5, 10, 20 and 40 m; correlation distance 10 m: exp(-d/10). With 600 more places the waves are used.
-    line = np.array([[0.0, 0.0], [5.0, 0.0], [10.0, 0.0], [20.0, 0.0], [40.0, 0.0]])
-    far = np.stack([np.linspace(1e3, 2e3, max(others, 1)), np.zeros(max(others, 1))], axis=1)[:others]
-    positions = np.concatenate([line, far])
-    draws = np.array([correlated_normals(positions, 10.0, generator("shadow", k))[:5] for k in range(1500)])
-    apart = np.abs(line[:, None, 0] - line[None, :, 0])
+@pytest.mark.parametrize("lines", [100, 120])
+def test_shadowing_has_the_kernels_correlation_exactly_and_by_waves(lines: int) -> None:
+    # lines of five places at 0, 5, 10, 20 and 40 m, 1 km apart from each other; correlation distance 10 m: exp(-d/10).
+    # 100 lines are 500 places, drawn exactly; 120 lines are 600, drawn by waves
+    along = np.array([0.0, 5.0, 10.0, 20.0, 40.0])
+    positions = np.array([[1e3 * (k % 11) + x, 1e3 * (k // 11)] for k in range(lines) for x in along])
+    draws = np.concatenate([correlated_normals(positions, 10.0, generator("shadow", k)).reshape(lines, 5) for k in range(40)])
     sample = draws.T @ draws / len(draws)
-    # a sample covariance of n standard normals has standard deviation at most sqrt(2/n) = 0.037
-    assert np.abs(sample - np.exp(-apart / 10.0)).max() < 4 * 0.037
+    # a sample covariance of 4,000 standard normals has a standard deviation of at most sqrt(2/4000) = 0.022
+    assert np.abs(sample - np.exp(-np.abs(along[:, None] - along[None, :]) / 10.0)).max() < 4 * 0.022
     assert np.abs(draws.mean(axis=0)).max() < 4 / math.sqrt(len(draws))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from airloom.errors import ScenarioError
 from airloom.models import zoo
@@ -35,11 +36,20 @@ def test_crowds_share_rows() -> None:
 
 
 def test_vertical_parties_hold_all_rows_and_some_columns() -> None:
-    task = make_task(TaskSettings(partition="vertical"), ["bank", "shop"], 0, model=zoo.softmax_regression(inputs=64))
+    task = make_task(TaskSettings(partition="vertical"), ["bank", "shop"], 0)
     assert len(task.data("bank")) == len(task.data("shop")) == 1257
     left, right = task.data("bank").rows([5]).x, task.data("shop").rows([5]).x
     whole = np.concatenate([np.asarray(left), np.asarray(right)], axis=1)
     assert np.array_equal(whole, task.dataset.x_train[5].reshape(1, 64))
+
+    def predict(_: object, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([x["bank"], x["shop"]], 1)[:, :10]
+
+    # Evaluation shows each party's columns: here the first pixels stand for logits.
+    wanted = (task.dataset.x_test.reshape(-1, 64)[:, :10].argmax(1) == task.dataset.y_test).mean()
+    assert task.evaluate(None, predict=predict)["accuracy"] == pytest.approx(wanted)
+    with pytest.raises(ScenarioError, match="cannot take rows"):
+        make_task(TaskSettings(partition="vertical"), ["bank", "shop"], 0, model=zoo.softmax_regression(inputs=64))
 
 
 def test_public_pool_is_apart_and_stratified() -> None:

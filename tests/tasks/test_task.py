@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from airloom.errors import ScenarioError
 from airloom.models import zoo
+from airloom.models.module import model
 from airloom.models.objective import CrossEntropy, MeanSquaredError
 from airloom.tasks.adapters import from_arrays
 from airloom.tasks.datasets import Dataset
@@ -49,6 +52,11 @@ def test_a_device_holds_its_rows_and_no_others() -> None:
     for foreign in ([10], [0, 139], [-1], [500]):
         with pytest.raises(ScenarioError, match="data of 'a', rows: it does not hold"):
             data.rows(foreign)
+    everything = toy(shards={"a": np.arange(ROWS)}).data("a")
+    assert everything.rows(np.array([ROWS - 1], np.int32)).y.tolist() == [DATA.y_train[-1]]
+    for foreign in ([ROWS], [-1]):
+        with pytest.raises(ScenarioError, match="it does not hold"):
+            everything.rows(foreign)
     with pytest.raises(ScenarioError, match="'c': it holds none; devices with data are a, b"):
         toy().data("c")
 
@@ -175,7 +183,7 @@ def test_check_compares_the_model_with_the_data() -> None:
     toy().check()
     with pytest.raises(ScenarioError, match=r"output per row has shape \(3,\), the data ask for \(4,\)"):
         toy(model=zoo.softmax_regression(inputs=2, classes=3)).check()
-    with pytest.raises(ScenarioError, match=r"cannot take rows of shape \(2,\)"):
+    with pytest.raises(ScenarioError, match=r"cannot take rows of shape \[2\]"):
         toy(model=zoo.softmax_regression(inputs=5, classes=4)).check()
 
 
@@ -212,6 +220,37 @@ def test_a_crowd_is_ready_at_once() -> None:
     # About half a second on a free core.
     assert time.perf_counter() - start < 8
     assert len(drawn) == 2000
+
+
+class Senses(nn.Module):
+    """A model of two modalities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look, self.listen = nn.Linear(2, 2), nn.Linear(3, 2)
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.look(x["image"]) + self.listen(x["sound"])
+
+
+def test_inputs_may_have_several_modalities() -> None:
+    x = {"image": np.ones((9, 2), np.float32), "sound": np.arange(27, dtype=np.float32).reshape(9, 3)}
+    y = np.arange(9) % 2
+    fields: dict[str, Any] = {"y_train": y, "x_validation": x, "y_validation": y, "x_test": x, "y_test": y}
+    both = Dataset(name="both", x_train=x, classes=2, kind="classification", source="test", **fields)
+    assert both.describe()["shape"] == {"image": [2], "sound": [3]}
+    task = Task(name="both", dataset=both, model=model(Senses), shards={"a": np.arange(4)})
+    task.check()
+    batch = task.data("a").rows([2])
+    assert isinstance(batch.x, dict) and batch.x["sound"].tolist() == [[6.0, 7.0, 8.0]]
+    assert {key: t.shape for key, t in task.data("a").shaped(5).x.items()} == {"image": (5, 2), "sound": (5, 3)}  # type: ignore[union-attr]
+    start = task.model.zeros()
+    assert task.evaluate(start)["loss"] == pytest.approx(np.log(2))
+    assert task.evaluate_personal({"a": start})["loss_worst"] == pytest.approx(np.log(2))
+    with pytest.raises(ScenarioError, match="part train: 8 sound, 9 labels"):
+        Dataset(name="both", x_train={**x, "sound": x["sound"][:8]}, classes=2, kind="classification", source="test", **fields)
+    with pytest.raises(ScenarioError, match="differ in shape"):
+        Dataset(name="both", x_train={"image": x["image"]}, classes=2, kind="classification", source="test", **fields)
 
 
 def test_text_counts_tokens() -> None:

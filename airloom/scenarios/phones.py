@@ -1,0 +1,81 @@
+"""Phones in radio cells: a cloud, base stations with one cell each, phones of very different speed that hold different digits.
+
+Speeds and memory follow the deciles of a public phone ranking (see `airloom.network.profiles`), positions are drawn in the cells, labels are dealt
+by Dirichlet(0.3) with at least 8 samples per phone. Star methods reach the phones through the base stations, hop by hop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from airloom.errors import ScenarioError
+from airloom.network.access import CellPlan, cells
+from airloom.network.churn import AlwaysOn, Markov
+from airloom.network.profiles import CLOUD, EDGE_BOX
+from airloom.network.profiles import phones as draw_phones
+from airloom.scenarios.scenario import Scenario
+from airloom.tasks import TaskSettings, make_task
+from airloom.tasks.datasets import load
+
+# Found with `airloom compare ... --tune`, see docs/scenarios.md for the command and the trials.
+SUITED: Mapping[str, Mapping[str, Any]] = {}
+
+
+def phones(
+    *,
+    seed: int,
+    devices: int = 40,
+    base_stations: int = 4,
+    sharing: str = "tdma",
+    downlink: str = "unicast",
+    fading: bool = True,
+    radius_m: float = 150.0,
+    on_s: float | None = None,
+    off_s: float | None = None,
+    task: TaskSettings = TaskSettings(),
+) -> Scenario:
+    """Phones in radio cells with unlike data.
+
+    Arguments:
+        seed: of the world: partition, fleet, positions, channels.
+        devices: phones in all, dealt evenly to the base stations.
+        base_stations: cells.
+        sharing: "tdma" (fair airtime) or "fdma" (own bands).
+        downlink: "unicast", "broadcast" or "free".
+        fading: block fading on or off.
+        radius_m: of a cell; with 500 m a third of the phones would be in outage.
+        on_s, off_s: mean seconds that a phone stays and stays away; None: always there.
+        task: data set and partition. Where the data do not suffice for 8 own samples each, phones draw from shared rows ("resample").
+    """
+    if (on_s is None) != (off_s is None):
+        raise ScenarioError(f"phones(on_s={on_s}, off_s={off_s}): give both or neither")
+    churn = AlwaysOn() if on_s is None or off_s is None else Markov(on_s=on_s, off_s=off_s)
+    network = cells(
+        draw_phones(devices, seed=seed),
+        base_stations=base_stations,
+        base_station=EDGE_BOX,
+        root=CLOUD,
+        seed=seed,
+        plan=CellPlan(sharing=sharing, fading=fading, radius_m=radius_m),  # type: ignore[arg-type]
+        churn=churn,
+        downlink=downlink,  # type: ignore[arg-type]
+        framing_bytes=64,
+        detect_s=1.0,
+    )
+    names = [name for name in network.clients(network.root) if name not in network.unreachable]
+    settings = enough(task, len(names))
+    learned = make_task(settings, list(network.clients(network.root)), seed=seed)
+    return Scenario(
+        name="phones", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 600.0}, seed=seed,
+        fields={"devices": devices, "base_stations": base_stations, "partition": settings.partition},
+    )  # fmt: skip
+
+
+def enough(settings: TaskSettings, devices: int) -> TaskSettings:
+    """The settings, or "resample" where the rows do not suffice for every device's own minimum."""
+    if settings.partition != "dirichlet":
+        return settings
+    rows = len(load(settings.dataset, settings.data, limit=settings.limit).y_train)
+    return settings if rows >= 2 * settings.minimum * devices else replace(settings, partition="resample")
