@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from airloom.engines.price import Price
+from airloom.errors import ScenarioError
+from airloom.network.device import Work
 from airloom.network.network import Network
 from airloom.program.here import Here
 from airloom.tasks.task import Task
@@ -25,7 +27,15 @@ class Job(NamedTuple):
     state: Mapping[str, Any]
     drawn: int
     start_s: float
-    expects: Any  # meta tree of the result, or None where it is not known
+
+
+class Spent(NamedTuple):
+    """What a call really cost: its work, declared seconds, peak bytes and samples drawn."""
+
+    work: Work
+    declared_s: float
+    peak_bytes: float
+    drawn: int
 
 
 class Result(NamedTuple):
@@ -33,7 +43,7 @@ class Result(NamedTuple):
 
     value: Any
     changes: dict[str, Any]
-    price: Any
+    spent: Spent | None
     error: BaseException | None = None
 
 
@@ -66,11 +76,7 @@ class Loop(Executor):
 
 
 def run_job(job: Job, network: Network, task: Task, seed: int) -> Result:
-    """Run one call's numerics.
-
-    >>> run_job.__name__
-    'run_job'
-    """
+    """Run one call's numerics; what it raises comes back in the result."""
     place = network.places[job.place]
     here = Here(
         name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed
@@ -78,15 +84,32 @@ def run_job(job: Job, network: Network, task: Task, seed: int) -> Result:
     try:
         with torch.no_grad():
             value = job.fn(here, *job.args)
-        return Result(value, here.state.changes, Price(here, value, job.drawn))
+        return Result(value, here.state.changes, spent(here, job.drawn))
     except Exception as error:  # reported by the engine with method, device, round and verb
         return Result(None, {}, None, error)
 
 
-def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any) -> Executor:
-    """The executor called `name` ("auto", "loop", "pool")."""
-    from airloom.errors import ScenarioError
+def spent(here: Here, drawn_before: int) -> Spent:
+    """What a call has cost, read off its `here`."""
+    return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before)
 
-    if name in ("loop", "auto"):
+
+def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any) -> Executor:
+    """The executor called `name`: "loop", "pool", or "auto" (a pool where this machine has processes to spare).
+
+    Arguments:
+        workers: processes of a pool; None: one per core.
+    """
+    if name not in ("auto", "loop", "pool"):
+        raise ScenarioError(f"executor {name!r}: allowed are auto, loop, pool")
+    if workers is not None and workers < 1:
+        raise ScenarioError(f"workers={workers}: allowed are integers >= 1")
+    can_fork = os.name == "posix"
+    if name == "pool" and not can_fork:
+        raise ScenarioError("executor 'pool': this system cannot fork processes; use executor loop")
+    count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+    if name == "loop" or (name == "auto" and (count < 2 or not can_fork)):
         return Loop(network, task, seed)
-    raise ScenarioError(f"executor {name!r}: allowed are auto, loop, pool")
+    from airloom.engines.pool import Pool
+
+    return Pool(network, task, seed, method, count)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from airloom.engines.executors import Spent, spent
 from airloom.errors import AirloomError, ScenarioError
 from airloom.network.device import Device, Work
 from airloom.network.network import Network
@@ -22,15 +23,15 @@ class Price:
 
     __slots__ = ("changes", "drawn", "flops", "leaves", "on_device", "peak_bytes", "result", "seconds", "signatures", "state_bytes", "work")
 
-    def __init__(self, here: Here, result: Any, drawn_before: int) -> None:
-        self.work: Work = here.work()
+    def __init__(self, spent: Spent, result: Any, changes: Mapping[str, Any]) -> None:
+        self.work: Work = spent.work
         self.flops = self.work.flops
-        self.seconds = here.declared_s
-        self.peak_bytes = float(here.spent.peak_bytes)
-        self.drawn = here.drawn - drawn_before
+        self.seconds = spent.declared_s
+        self.peak_bytes = spent.peak_bytes
+        self.drawn = spent.drawn
         self.result = map_leaves(to_meta, result)
         self.leaves = leaf_sizes(self.result)
-        self.changes = {key: map_leaves(to_meta, value) for key, value in here.state.changes.items()}
+        self.changes = {key: map_leaves(to_meta, value) for key, value in changes.items()}
         self.signatures = {key: signature(value) for key, value in self.changes.items()}
         self.state_bytes = {key: tree_bytes(value) for key, value in self.changes.items()}
         self.on_device: dict[int, tuple[float, float]] = {}
@@ -129,7 +130,7 @@ class Pricer:
         try:
             with torch.no_grad():
                 result = fn(here, *map_leaves(to_meta, args))
-            price = Price(here, result, drawn)
+            price = Price(spent(here, drawn), result, here.state.changes)
         except ScenarioError:
             raise
         except AirloomError:

@@ -468,8 +468,8 @@ class Simulation:
         """The price depends on contents: run the numerics at the call's start."""
         self.flush([call])
         result = call.changes.pop("", None)
-        assert isinstance(result, Result)
-        return result.price
+        assert isinstance(result, Result) and result.spent is not None
+        return Price(result.spent, result.value, result.changes)
 
     def _check_memory(self, site: Site, call: Call, price: Price) -> None:
         stored = sum([entry[2] for entry in site.shadow.values()])
@@ -813,8 +813,7 @@ class Simulation:
             self._check_versions(call)
             args = map_leaves(self._value_of, call.args)
             state = {key: value.call.changes[value.key] if type(value) is Later else value for key, value in call.state.items()}
-            expects = call.price.result if call.price is not None else None
-            jobs.append(Job(call.number, call.fn, self.name_of(call.fn), call.place, args, state, call.drawn, call.started_s or 0.0, expects))
+            jobs.append(Job(call.number, call.fn, self.name_of(call.fn), call.place, args, state, call.drawn, call.started_s or 0.0))
         results = self.executor.run(jobs)
         for call, result in zip(calls, results, strict=True):
             self._take(call, result)
@@ -839,12 +838,14 @@ class Simulation:
             call.changes = {**result.changes, "": result}
             call.state = {}
             return
-        price = call.price
-        if result.price.flops != price.flops or result.price.leaves != price.leaves or result.price.drawn != price.drawn:
+        price, found = call.price, result.spent
+        assert found is not None
+        sizes = leaf_sizes(result.value)
+        if found.work.flops != price.flops or found.drawn != price.drawn or sizes != price.leaves or result.changes.keys() != price.changes.keys():
             raise RunFailed(
-                f"{self.name_of(call.fn)} at device '{call.place}': predicted {price.flops:.0f} FLOPs, {price.drawn} samples and sizes {_sizes(price.leaves)}, "
-                f"found {result.price.flops:.0f}, {result.price.drawn} and {_sizes(result.price.leaves)}; its work depends on values: let it read them before "
-                f"it branches (float(...)), or declare its work with here.cost"
+                f"{self.name_of(call.fn)} at device '{call.place}': predicted {price.flops:.0f} FLOPs, {price.drawn} samples, sizes {_sizes(price.leaves)} and "
+                f"state {sorted(price.changes)}; found {found.work.flops:.0f}, {found.drawn}, {_sizes(sizes)} and {sorted(result.changes)}; its work depends on "
+                f"values: let it read them before it branches (float(...)), or declare its work with here.cost"
             )
         site = self.sites[call.place]
         for key in price.changes:

@@ -304,9 +304,10 @@ def _fill_cell(
     gain = 10.0 ** (gain_db / 10.0)
     up_noise = watts(plan.noise_dbm_per_hz + plan.base_noise_figure_db + plan.noise_rise_db)
     down_noise = watts(plan.noise_dbm_per_hz + plan.device_noise_figure_db) * 10.0 ** (rise_db / 10.0)
-    reached = (np.minimum(density, device_w / plan.resource_block_hz) * gain >= plan.up_rate.min_sinr * up_noise) & (
-        base_density * gain >= plan.down_rate.min_sinr * down_noise
-    )
+    # a hair above the minimum, so that `Cell.reachable` agrees whatever the rounding
+    up_least, down_least = (rate.min_sinr * (1.0 + 1e-9) for rate in (plan.up_rate, plan.down_rate))
+    up_density = np.minimum(density, device_w / plan.resource_block_hz)
+    reached = (up_density * gain >= up_least * up_noise) & (base_density * gain >= down_least * down_noise)
     rice_db = PROPAGATION[plan.environment].rice_db
     geometry = plan.interference == "geometry"
     latency_s = plan.latency_s

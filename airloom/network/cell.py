@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isinf, log2
+from math import inf, isinf, log2, sqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from airloom.clock.rng import generator
 from airloom.network.channel import (
     SHANNON,
     THERMAL_DBM_PER_HZ,
@@ -17,6 +16,7 @@ from airloom.network.channel import (
     Floats,
     RateCurve,
     coherence_s,
+    draw_complex_normal,
     draw_power_gain,
     fading_table,
     linear,
@@ -185,16 +185,17 @@ class Cell:
         block = 0 if isinf(budget.coherence_s) else int(seen_s // budget.coherence_s)
         factor = 1.0
         if self.estimate_error_db:
-            normal = float(generator(seed, "estimate", link.source, link.target, block).standard_normal())
+            normal = sqrt(2.0) * draw_complex_normal(seed, "estimate", link.source, link.target, block)[0]
             factor = linear(self.estimate_error_db * normal)
-        seen = budget._replace(sinr_hz_per_w=max(budget.sinr_hz_per_w * factor, self._least_sinr_hz_per_w(budget)))
+        seen = budget._replace(sinr_hz_per_w=max(budget.sinr_hz_per_w * factor, self._least_sinr_hz_per_w(budget) * (1.0 + 1e-12)))
         if budget.table is None:
             return self._rate(seen, hz, 1.0)
         seen = seen._replace(lost=self._lost(seen))
         ergodic = self._mean_rate(seen, hz)
         if bits > ergodic * budget.coherence_s:
             return ergodic
-        fade = max(_draw(link, budget, block, seed), self._least_sinr_hz_per_w(seen) / seen.sinr_hz_per_w)
+        least = self._least_sinr_hz_per_w(seen) / seen.sinr_hz_per_w * (1.0 + 1e-12)  # not below it by rounding
+        fade = max(_draw(link, budget, block, seed), least)
         return self._rate(seen, hz, fade)
 
     def best_band_hz(self, link: Link) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import exp, inf, log, log1p, log2, pi, sqrt
+from math import cos, exp, inf, log, log1p, log2, pi, sin, sqrt
 from typing import Literal
 
 import numpy as np
@@ -104,17 +104,22 @@ def coherence_s(*, speed_m_per_s: float, carrier_hz: float) -> float:
     return 0.423 * LIGHT_M_PER_S / (speed_m_per_s * carrier_hz) if speed_m_per_s > 0.0 else inf
 
 
+def draw_complex_normal(*labels: object) -> tuple[float, float]:
+    """Draw a complex Gaussian of mean square 1 for the stream named by `labels`: its real and imaginary part.
+
+    Its squared radius is exponential; 64 bits of the stream give radius and angle, 32 each.
+    """
+    bits = seed_of(*labels)
+    angle = 2.0 * pi * ((bits & 0xFFFFFFFF) * 2.0**-32)
+    radius = sqrt(-log1p(-(bits >> 32) * 2.0**-32))
+    return radius * cos(angle), radius * sin(angle)
+
+
 def draw_power_gain(rice: float, *labels: object) -> float:
     """Draw |h|^2 with mean 1 for the stream named by `labels`: Rayleigh for rice = 0, else Rician with that K (linear)."""
-    bits = seed_of(*labels)
-    if rice == 0.0:
-        return -log1p(-(bits >> 11) * 2.0**-53)
-    angle = 2.0 * pi * ((bits & 0xFFFFFFFF) * 2.0**-32)
-    radius = sqrt(-log1p(-(bits >> 32) * 2.0**-32))  # complex Gaussian of mean square 1: radius^2 is exponential
-    spread, mean = sqrt(1.0 / (rice + 1.0)), sqrt(rice / (rice + 1.0))
-    real = mean + spread * radius * float(np.cos(angle))
-    imaginary = spread * radius * float(np.sin(angle))
-    return real * real + imaginary * imaginary
+    real, imaginary = draw_complex_normal(*labels)
+    spread = sqrt(1.0 / (rice + 1.0))
+    return (sqrt(rice) * spread + spread * real) ** 2 + (spread * imaginary) ** 2
 
 
 _STEP = log(10.0) / 200.0  # grid of the fading tables: 0.05 dB

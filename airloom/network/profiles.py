@@ -34,9 +34,9 @@ _SECONDS: Mapping[str, tuple[float, ...]] = {
 LAB_RATES_BPS = (80e6, 40e6, 20e6, 15e6)  # the same source
 
 # (peak FLOP/s in float32, memory bytes, memory bytes/s, watts while computing, idle watts). Peaks, memory and bandwidth are the makers':
-# MacBook Pro as the 13-inch one (ours), i5-8259U, 4 cores x 2.3 GHz x 32; Jetson AGX Xavier, 512 cores x 1.377 GHz x 2; TX2, 256 x 1.3 GHz x 2; Nano, 128 x 0.9216 GHz x 2;
-# Raspberry Pi 4, 4 cores x 1.5 GHz x 8. Watts: the makers' power modes less idle; idle watts, and a quarter of the memory for the
-# operating system, are ours.
+# MacBook Pro as the 13-inch one (ours), i5-8259U, 4 cores x 2.3 GHz x 32; Jetson AGX Xavier, 512 cores x 1.377 GHz x 2; TX2, 256 x 1.3 GHz
+# x 2; Nano, 128 x 0.9216 GHz x 2; Raspberry Pi 4, 4 cores x 1.5 GHz x 8. Watts: the makers' power modes less idle; idle watts, and a
+# quarter of the memory for the operating system, are ours.
 _BOARDS: Mapping[str, tuple[float, float, float, float, float]] = {
     "macbook_pro_2018": (294e9, 8e9, 34.1e9, 28.0, 5.0),
     "xavier": (1410e9, 32e9, 137e9, 25.0, 5.0),

@@ -216,7 +216,7 @@ class Here:
         own = self._own()
         if self.is_dry:
             return own.shaped(size)
-        return own.rows(self._task.sample_ids(self._name, self.drawn, size, self._seed))
+        return own.rows(self._task.sample_ids(self._name, self.drawn, size, self._seed, self._start_s))
 
     def batch(self, size: int) -> Batch:
         """Draw `size` samples of this device's own data: shuffled without replacement, wrapped to the exact size."""
@@ -232,7 +232,7 @@ class Here:
             if self.is_dry:
                 flat = own.shaped(count)
             else:
-                flat = own.rows(self._task.sample_ids(self._name, self.drawn, count, self._seed))
+                flat = own.rows(self._task.sample_ids(self._name, self.drawn, count, self._seed, self._start_s))
         elif self.is_dry:
             flat = data.rows(torch.zeros(count, dtype=torch.int64, device="meta"))
         else:

@@ -44,7 +44,7 @@ def factory(
         detect_s=1.0,
     )  # fmt: skip
     names = network.clients(network.root)
-    learned = make_task(enough(task, len(names)), list(names), seed=seed, groups=[i // machines for i in range(len(names))])
+    learned = make_task(enough(task, len(names)), list(names), seed=seed, groups=[machines] * factories)
     return Scenario(
         name="factory", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 600.0}, seed=seed,
         fields={"factories": factories, "machines": machines},
