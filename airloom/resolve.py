@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -23,6 +24,7 @@ from collections.abc import Sequence as AbstractSequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from airloom.scenarios.scenario import Scenario
 
 NOT_SCENARIOS = ("scenario",)  # modules of airloom.scenarios that hold no scenario
-_WHERE = re.compile(r"(?P<place>.*?\.py|[\w./\\-]*)(?::(?P<thing>[A-Za-z_]\w*)(?=:|$))?(?::(?P<fields>.*))?", re.DOTALL)
+NEEDED: Any = inspect.Parameter.empty  # marks a field without default
+_WHERE = re.compile(r"(?P<place>(?:[A-Za-z]:)?[^:]*\.py|[^:]*)(?::(?P<thing>[A-Za-z_]\w*)(?=:|$))?(?::(?P<fields>.*))?", re.DOTALL)
 
 
 # --- fields ---------------------------------------------------------------------------------------------------------------------------
@@ -46,14 +49,14 @@ class Field:
     """What may be set by name: a field of a method or of a task's settings, or an argument of a scenario function.
 
     Arguments:
-        name, type, default: as declared; `MISSING` marks a field without default.
+        name, type, default: as declared; `NEEDED` marks a field without default.
         make: reads a part from text, or None.
         range: allowed numbers and what `--tune` tries, or None.
     """
 
     name: str
     type: Any
-    default: Any = MISSING
+    default: Any = NEEDED
     make: Callable[[str], Any] | None = None
     range: Range | None = None
 
@@ -75,11 +78,12 @@ def fields_of(thing: Callable[..., Any]) -> dict[str, Field]:
             if f.init:
                 default = f.default_factory() if f.default_factory is not MISSING else f.default
                 make, allowed = f.metadata.get("make"), f.metadata.get("range")
+                default = NEEDED if default is MISSING else default
                 found[f.name] = Field(name=f.name, type=hints.get(f.name, Any), default=default, make=make, range=allowed)
         return found
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return {
-        p.name: Field(name=p.name, type=hints.get(p.name, Any), default=MISSING if p.default is inspect.Parameter.empty else p.default)
+        p.name: Field(name=p.name, type=hints.get(p.name, Any), default=p.default)
         for p in inspect.signature(thing).parameters.values()
         if p.kind in by_name
     }
@@ -96,13 +100,10 @@ def settle(owner: str, known: Mapping[str, Field], given: Mapping[str, Any]) -> 
     Raises:
         ScenarioError: an unknown field, or a value that its field cannot take.
     """
-    return {name: convert(f"{owner}.{name}", _known(owner, known, name), value) for name, value in given.items()}
-
-
-def _known(owner: str, known: Mapping[str, Field], name: str) -> Field:
-    if name not in known:
-        raise ScenarioError(f"{owner}.{name}: there is no such field; {_one_of(name, known)}")
-    return known[name]
+    for name in given:
+        if name not in known:
+            raise ScenarioError(f"{owner}.{name}: there is no such field; {_one_of(name, known)}")
+    return {name: convert(f"{owner}.{name}", known[name], value) for name, value in given.items()}
 
 
 def convert(where: str, field: Field, value: Any) -> Any:
@@ -133,7 +134,11 @@ def type_text(wanted: Any) -> str:
         return " or ".join(type_text(member) for member in members)
     if typing.get_origin(wanted) is Literal:
         return " or ".join(str(option) for option in typing.get_args(wanted))
-    return wanted.__name__ if isinstance(wanted, type) and not typing.get_args(wanted) else str(wanted).replace("typing.", "").replace("collections.abc.", "")
+    return (
+        wanted.__name__
+        if isinstance(wanted, type) and not typing.get_args(wanted)
+        else str(wanted).replace("typing.", "").replace("collections.abc.", "")
+    )
 
 
 def _members(wanted: Any) -> tuple[Any, ...]:
@@ -157,13 +162,13 @@ def _fit(value: Any, wanted: Any) -> Any:
     if wanted is Any:
         return value if text is None else _literal(text, otherwise=text)
     if wanted is type(None):
-        return _first_match(value is None or (text or "").lower() in ("none", "null"), None)
+        return _need(value is None or (text or "").lower() in ("none", "null"), None)
     if wanted is bool:
-        return value if isinstance(value, bool) else {"true": True, "false": False}[_checked(text, ("true", "false"))]
+        return value if isinstance(value, bool) else _need((text or "").lower() in ("true", "false"), (text or "").lower() == "true")
     if wanted in (int, float):
         return _number(value if text is None else text, wanted)
     if wanted is str:
-        return _first_match(text is not None, value[1:-1] if text and text == value and re.fullmatch(r"(['\"]).*\1", text) else value)
+        return _need(text is not None, value[1:-1] if text and text == value and re.fullmatch(r"(['\"]).*\1", text) else value)
     if origin is Literal:
         for option in typing.get_args(wanted):
             if value == option or text == str(option):
@@ -173,45 +178,40 @@ def _fit(value: Any, wanted: Any) -> Any:
         return _sequence(_literal(text) if text is not None else value, origin, typing.get_args(wanted))
     if origin in (dict, AbstractMapping):
         found = _literal(text) if text is not None else value
-        return _first_match(isinstance(found, Mapping), found)
+        return _need(isinstance(found, Mapping), found)
     if not isinstance(wanted, type):
         return value
     if text is not None and is_dataclass(wanted):
         return named.make(wanted.__name__, {wanted.__name__: wanted, wanted.__name__.lower(): wanted}, text)
-    return _first_match(isinstance(value, wanted), value)
+    return _need(isinstance(value, wanted), value)
 
 
-def _first_match(is_good: bool, value: Any) -> Any:
+def _need(is_good: bool, value: Any) -> Any:
+    """Return the value, or raise ValueError."""
     if not is_good:
         raise ValueError
     return value
 
 
-def _checked(text: str | None, allowed: tuple[str, ...]) -> str:
-    return _first_match(text is not None and text.lower() in allowed, (text or "").lower())
-
-
-def _literal(text: str, *, otherwise: Any = MISSING) -> Any:
+def _literal(text: str, *, otherwise: Any = NEEDED) -> Any:
     """Return a Python literal, or `otherwise`."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        if otherwise is MISSING:
+        if otherwise is NEEDED:
             raise ValueError from None
         return otherwise
 
 
 def _number(value: Any, wanted: type) -> float | int:
     """Return an int or float; whole numbers such as 1e6 are ints, and NaN is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str) and not hasattr_index(value):
-        raise ValueError
-    if wanted is int:
-        try:
-            return int(value) if isinstance(value, str) else value.__index__()
-        except (ValueError, AttributeError):
-            number = float(value)
-            return _first_match(number.is_integer(), int(number) if number.is_integer() else 0)
-    return _first_match(float(value) == float(value), float(value))
+    _need(isinstance(value, str | Real) and not isinstance(value, bool), None)
+    number: Any = float(value)
+    if wanted is float:
+        return _need(number == number, number)
+    _need(number.is_integer(), None)
+    is_exact = not isinstance(value, str) or value.lstrip("+-").isdecimal()  # a float has no more than 53 bits
+    return int(value if is_exact else number)
 
 
 def _sequence(value: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
@@ -415,9 +415,7 @@ def line_of(error: BaseException) -> str:
 def _split(text: str) -> tuple[str, str | None, str | None]:
     """Split `place[:thing][:fields]`."""
     match = _WHERE.fullmatch(text.strip())
-    if match is None:
-        place, _, rest = text.strip().partition(":")
-        return place, None, rest or None
+    assert match is not None  # place and fields together match anything
     return match["place"], match["thing"], match["fields"]
 
 
@@ -453,7 +451,7 @@ class Candidate:
         fit = settle(f"suited[{self.name!r}]", known, suited.get(self.name) or suited.get(self.cls.__name__) or {})
         own = {name: value for name, value in extra.items() if name in known}
         values = fit | settle(self.name, known, own) | dict(self.given)
-        missing = [f.name for f in known.values() if f.default is MISSING and f.name not in values]
+        missing = [f.name for f in known.values() if f.default is NEEDED and f.name not in values]
         if missing:
             raise ScenarioError(f"method {self.name}: needs {', '.join(missing)}; give them as {self.name}:{missing[0]}=...")
         return _called(f"method {self.name}", self.cls, values)
@@ -491,6 +489,8 @@ def find_method(wanted: str | Method | Service) -> Candidate:
     if thing is None and len(classes) > 1 and is_name:
         classes = {name: cls for name, cls in classes.items() if name.lower() == place.replace("_", "")}
     if thing is not None and thing not in classes:
+        if is_name:
+            pair(thing)  # meant as a field
         raise ScenarioError(f"method '{place}:{thing}': there is no such method in it; {_one_of(thing, classes)}")
     if thing is None and len(classes) != 1:
         what = "has no Method" if not classes else f"has {len(classes)} methods"
@@ -651,8 +651,8 @@ def _world(function: Callable[..., Scenario], text: str | None, sets: Sets) -> W
     if "seed" in sets.scenario:
         raise ScenarioError(f"scenario {name}, field seed: got {sets.scenario['seed']!r}; the world's seed is the run's, give that one")
     own = {n: f for n, f in known.items() if n not in ("seed", "task")}
-    values = {n: f.default for n, f in own.items() if f.default is not MISSING} | settle(f"scenario.{name}", own, sets.scenario)
-    missing = [n for n in own if n not in values]
+    values = {n: f.default for n, f in own.items() if f.default is not NEEDED and _packs(f.default)} | settle(f"scenario.{name}", own, sets.scenario)
+    missing = [n for n, f in own.items() if f.default is NEEDED and n not in values]
     if missing:
         raise ScenarioError(f"scenario {name}: needs {', '.join(missing)}; give them as scenario.{missing[0]}=...")
     task = known.get("task")
@@ -669,7 +669,7 @@ def _settings(name: str, task: Field, given: Mapping[str, Any]) -> Any:
     if not (isinstance(kind, type) and is_dataclass(kind)):
         raise ScenarioError(f"scenario {name}, argument task: got {type_text(task.type)}; it must be a frozen dataclass such as TaskSettings")
     settled = settle("task", fields_of(kind), given)
-    if task.default is MISSING:
+    if task.default is NEEDED:
         return _called("task", kind, settled)
     return _called("task", lambda **values: replace(task.default, **values), settled)
 
@@ -692,7 +692,9 @@ def _from_json(path: Path, sets: Sets) -> World:
         raise ScenarioError(f"scenario '{path}': is no JSON ({error}); correct the file") from error
     allowed = {"scenario": str, "fields": dict, "task": dict}
     if not isinstance(read, dict) or "scenario" not in read:
-        raise ScenarioError(f'scenario \'{path}\': got {type(read).__name__} without "scenario"; write {{"scenario": "phones", "fields": {{"devices": 20}}}}')
+        raise ScenarioError(
+            f'scenario \'{path}\': got {type(read).__name__} without "scenario"; write {{"scenario": "phones", "fields": {{"devices": 20}}}}'
+        )
     for key, value in read.items():
         if not isinstance(value, allowed.get(key, ())):
             raise ScenarioError(f"scenario '{path}', {key!r}: got {value!r}; allowed are scenario (text), fields and task (objects)")

@@ -107,7 +107,8 @@ def make_executor(name: str, workers: int | None, network: Network, task: Task, 
     can_fork = os.name == "posix"
     if name == "pool" and not can_fork:
         raise ScenarioError("executor 'pool': this system cannot fork processes; use executor loop")
-    count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # cores that this process may use; not on every system
+    count = workers or (len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
     if name == "loop" or (name == "auto" and (count < 2 or not can_fork)):
         return Loop(network, task, seed)
     from airloom.engines.pool import Pool

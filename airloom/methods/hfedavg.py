@@ -54,14 +54,14 @@ class HFedAvg(Method):
         return x
 
     def average(self, node: Node, x: Params) -> Params:
-        leaves, below = set(node.clients), node.children
+        samples, leaves = node.network.samples, set(node.clients)
+        below = [c for c in node.children if samples[c]]  # clients, and servers with a client
         clients = [c for c in below if c in leaves]
-        at: dict[str, Ref] = dict(zip(clients, node.map(self.client, clients, x), strict=True))
-        at |= {c: node.program(c, self.group, x) for c in below if c not in leaves}
-        out = [at[c] for c in below]
-        w = [node.network.samples[c] for c in below] if self.weights == "samples" else None
-        mean = node.reduce(out, w, like=x)
-        return mean if any(r.arrived_s is not None for r in out) else x
+        out: dict[str, Ref] = dict(zip(clients, node.map(self.client, clients, x), strict=True))
+        out |= {c: node.program(c, self.group, x) for c in below if c not in leaves}
+        w = [samples[c] if self.weights == "samples" else 1 for c in below]
+        mean = node.reduce([out[c] for c in below], w, like=x)
+        return mean if any(r.arrived_s is not None for r in out.values()) else x
 
     def client(self, here: Here, x: Params) -> Params:
         return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size)

@@ -1,21 +1,23 @@
 """MTGC: hierarchical training whose drift is corrected on two time scales, inside groups (z) and between them (y).
 
-    cloud, round t:   every group j starts from x;  x <- mean_j x_j;   y_j <- y_j + (x_j - x) / (H E eta)
-    group j, E times: x_j <- mean over its clients i of x_i
-    client i:         z_i <- z_i + (x_i - x_j) / (H eta)        (its last model against the group model made of it)
-                      x_i = H steps of  x_i <- x_i - eta (g_i(x_i) + z_i + y_j),  from x_j
+    cloud, each round:  every group j starts from x;  x <- mean_j x_j;   y_j <- y_j + (x_j - x) / (H E eta)
+    group j, E times:   x_j <- mean over its clients i of x_i
+    client i:           z_i <- z_i + (x_i - x_j) / (H eta)        (its last model against the group model made of it)
+                        x_i = H steps of  x_i <- x_i - eta (g_i(x_i) + z_i + y_j),  from x_j
 
 Paper: Fang, Han, Chen et al., "Hierarchical Federated Learning with Multi-Timescale Gradient Correction", NeurIPS 2024, arXiv 2409.18448.
-Symbols: x global, x_j `x` in group, x_i client model, z_i, y_j corrections, H `local_steps`, E `group_rounds`, eta `lr`.
-`bar` is a group's last model of the round before: with z carried over rounds, step z_i needs it, not the global x that the client receives next.
-Left out: weight decay, clipping and momentum (they break exactness); partial participation. Means are unweighted throughout.
+Symbols: x global, x_j group (`x` in `group`), x_i client model, z_i, y_j corrections, g_i gradient, H `local_steps`, E `group_rounds`, eta `lr`.
+`bar` is the group model that a client's last model went into: in the first group round of a round it is not the global x that comes down.
+Left out: weight decay, clipping and momentum (they break exactness), and a rule for partial participation. Means are unweighted throughout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from airloom.errors import DeviceLost
 from airloom.models.params import Params, zeros_like
 from airloom.program.here import Here
 from airloom.program.method import Method, State, ranged
@@ -31,7 +33,7 @@ class MTGC(Method):
         group_rounds: averages at an edge server per round (10-30, authors' code).
         local_steps, lr, batch_size: of local SGD.
         z_init: what z_i starts a round with: "carry" keeps it (ours), "zero" forgets it (authors' code; leaves a bias), "grad" takes
-            z_i = -g_i(x) + mean over the group of g_i(x), at one more exchange.
+            z_i = mean over the group of g_i(x) - g_i(x), at one more exchange.
         correct: "both", "z" or "y" alone, or "none" (HFedAvg with equal weights).
     """
 
@@ -46,48 +48,64 @@ class MTGC(Method):
     correct: Literal["both", "z", "y", "none"] = "both"
 
     def init(self, cloud: Node, x: Params) -> State:
-        return {"x": x, "y": {}, "bar": {}, "t": 0}
+        return {"x": x, "y": {}, "last": {}, "t": 0}
 
     def round(self, cloud: Node, s: State) -> State:
-        x0, J, bar = s["x"], cloud.children, s["bar"]
-        y = {j: s["y"].get(j, zeros_like(x0)) for j in J} if self.correct in ("both", "y") else {}
-        groups = {j: cloud.program(j, self.group, x0, y.get(j), bar.get(j)) for j in J}
-        _, _, lost = cloud.first(list(groups.values()), len(groups))
-        groups = {j: r for j, r in groups.items() if r not in lost}
-        xs = dict(zip(groups, cloud.fetch(list(groups.values())), strict=True))
-        x = cloud.reduce(list(groups.values()), like=x0) if groups else x0
+        x, samples = s["x"], cloud.network.samples
+        J = [j for j in cloud.children if samples[j]]  # edge servers with a client
+        y = {j: s["y"].get(j, zeros_like(x)) for j in J} if self.correct in ("both", "y") else {}
+        out = {j: cloud.program(j, self.group, x, y.get(j), s["last"].get(j)) for j in J}
+        mean = cloud.reduce([r["x"] for r in out.values()], like=x)
+        out = {j: r for j, r in out.items() if r["x"].arrived_s is not None}  # groups that are lost keep their y_j and have no part in x
+        x = mean if out else x
+        xs = dict(zip(out, cloud.fetch([r["x"] for r in out.values()]), strict=True))
         y = {j: y_j + (xs[j] - x) / (self.local_steps * self.group_rounds * self.lr) if j in xs else y_j for j, y_j in y.items()}
-        cloud.report(round=s["t"], model=x)
-        carried: dict[str, Ref] = groups if self.correct in ("both", "z") and self.z_init == "carry" else {}
-        return {"x": x, "y": y, "bar": bar | carried if carried else {}, "t": s["t"] + 1}
+        cloud.report(round=s["t"], model=x, y_norm=max((y_j.norm() for y_j in y.values()), default=0.0))
+        last = out if self.has_z and self.z_init == "carry" else {}  # Refs: each group model stays at its edge server
+        return {"x": x, "y": s["y"] | y, "last": last, "t": s["t"] + 1}
 
-    def group(self, edge: Node, x: Params, y: Params | None, bar: Params | None) -> Params:
-        y = edge.put(y) if y is not None else None  # the clients get y once, x in every group round
-        start: bool | Params = True
-        if self.z_init == "grad" and self.correct in ("both", "z"):
-            start = edge.put(edge.reduce(edge.map(self.gradient, edge.children, x), like=x))
+    def group(self, edge: Node, x: Params, y: Params | None, last: dict[str, Any] | None) -> dict[str, Any]:
+        bar, heard = (edge.put(last["x"]), last["heard"]) if last else (None, [])  # a group model, and the clients that it is the mean of
+        x_at, y_at, g_at = edge.put(x), None if y is None else edge.put(y), None  # put: each client gets it once, however often it is used
+        if self.has_z and self.z_init == "grad":
+            g, heard = self.mean(edge, edge.map(self.gradient, edge.clients, x_at))
+            g_at = edge.put(g)
         for _ in range(self.group_rounds):
-            out = edge.map(self.client, edge.children, x, y, bar, start)
-            new = edge.reduce(out, like=x)
-            x = new if any(r.arrived_s is not None for r in out) else x
-            bar, start = None, False  # from now on x itself is the group model
-        return x
+            C = edge.clients
+            each = [(bar, g_at) if c in heard else (None, None) for c in C]
+            x, heard = self.mean(edge, edge.map(self.client, C, x_at, y_at, each=each))
+            bar = x_at = edge.put(x)
+            g_at = None
+        return {"x": x, "heard": heard}
+
+    def mean(self, edge: Node, refs: Sequence[Ref]) -> tuple[Params, list[str]]:
+        """The mean of what arrives and whose it is; a group that hears from nobody is lost for the round."""
+        if not refs:
+            raise DeviceLost(edge.name)
+        return edge.reduce(refs), [r.place for r in refs if r.arrived_s is not None]
 
     def gradient(self, here: Here, x: Params) -> Params:
         here.state["g"] = here.grad(x)
         return here.state["g"]
 
-    def client(self, here: Here, x: Params, y: Params | None, bar: Params | None, start: bool | Params) -> Params:
-        z = None
-        if self.correct in ("both", "z"):
+    def client(self, here: Here, x: Params, y: Params | None, bar: Params | None, g: Params | None) -> Params:
+        shift = y
+        if self.has_z:
             z = here.state.get("z", zeros_like(x))
-            if start is not False and self.z_init != "carry":
-                z = zeros_like(x) if self.z_init == "zero" else start - here.state["g"]
-            elif "x" in here.state and here.state["x"] is not None:
-                z = z + (here.state["x"] - (x if bar is None else bar)) / (self.local_steps * self.lr)
+            if g is not None and "g" in here.state:
+                z = g - here.state["g"]
+            elif bar is not None and "x" in here.state:
+                z = z + (here.state["x"] - bar) / (self.local_steps * self.lr)
+            elif self.z_init != "carry":
+                z = zeros_like(x)
             here.state["z"] = z
-        shift = z if y is None else y if z is None else z + y
+            shift = z if y is None else z + y
         x = here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, shift=shift)
-        if z is not None:
+        if self.has_z:
             here.state["x"] = x
         return x
+
+    @property
+    def has_z(self) -> bool:
+        """Whether clients correct their gradients."""
+        return self.correct in ("both", "z")

@@ -51,18 +51,15 @@ class SequentialFL(Method):
         N, x = server.clients, s["x"]
         pi, order = self.order.next(N, s["order"], server.rng("order", s["t"]))
         P = pi[: max(1, round(self.fraction * len(N)))]
-        if self.hops == "relayed":
-            for n in P:
-                x = self.brought(server, server.call(self.client, n, x), x)
-        elif P:
-            ref = server.call(self.client, P[0], x)
-            for n in P[1:]:
-                ref = server.call(self.client, n, ref)
-            x = self.brought(server, ref, x)
+        for chain in [P] if self.hops == "direct" and P else [[n] for n in P]:
+            x = self.passed_along(server, chain, x)
         server.report(round=s["t"], model=x)
         return {"x": x, "order": order, "t": s["t"] + 1}
 
-    def brought(self, server: Node, ref, x: Params) -> Params:
+    def passed_along(self, server: Node, chain: list[str], x: Params) -> Params:
+        ref = server.call(self.client, chain[0], x)
+        for n in chain[1:]:
+            ref = server.call(self.client, n, ref)  # a Ref travels from where it was made, not from the server
         came, _, _ = server.first([ref], 1)
         return server.fetch(came[0]) if came else x
 

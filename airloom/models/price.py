@@ -14,8 +14,9 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from airloom.models.batch import Batch, Inputs
 from airloom.models.memory import PeakMemory
@@ -82,10 +83,28 @@ def _attention_backward_flops(_g: torch.Size, query: torch.Size, key: torch.Size
 
 
 _aten = torch.ops.aten
-_FORMULAS: dict[Any, Any] = {  # torch's counter knows these for CUDA only
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+_FORMULAS: dict[Any, Any] = {  # torch's own, and two that it has for CUDA only
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention_flops),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward_flops),
 }
+
+
+@final
+class Flops(TorchDispatchMode):
+    """Count the FLOPs of the operations inside `with`, by torch's formulas (its own counter also hooks into modules, which `grad` to inputs forbids)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = _FORMULAS.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 @final
@@ -110,13 +129,13 @@ def measure(run: Callable[[], Any]) -> Price:
 
     >>> a = torch.zeros(2, 3, device="meta")
     >>> measure(lambda: a @ a.T).flops
-    24
+    24.0
     """
-    with _FusedAttention(), PeakMemory() as memory, FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+    with _FusedAttention(), PeakMemory() as memory, Flops() as counter:
         out = run()
     held = memory.live_bytes - memory.argument_bytes
     return Price(
-        flops=counter.get_total_flops(),
+        flops=float(counter.total),
         moved_bytes=memory.moved_bytes,
         peak_bytes=memory.peak_bytes,
         held_bytes=max(held, 0),

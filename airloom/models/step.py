@@ -198,8 +198,7 @@ def run_training(skeleton: Skeleton, x: Params, batches: Iterable[Batch], option
     set_mode(module, True)
     for p in still:
         p.requires_grad_(False)
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(options.seed)
+    before = seeded(options.seed)
     try:
         with torch.enable_grad():
             for k, batch in enumerate(batches):
@@ -237,6 +236,13 @@ def run_training(skeleton: Skeleton, x: Params, batches: Iterable[Batch], option
     return Raw(new, losses, parts, squares)
 
 
+def seeded(seed: int) -> Tensor:
+    """Seed the global stream for random layers and return its state, to be put back."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed % 2**63)
+    return before
+
+
 def set_mode(module: nn.Module, training: bool) -> None:
     """Switch between training and evaluation mode, if it is not in it."""
     if module.training is not training:
@@ -247,8 +253,7 @@ def run_gradient(skeleton: Skeleton, x: Params, batch: Batch, objective: Objecti
     """Return the loss and the gradients with respect to `params` and/or `inputs`; those of inputs in the order of a dict."""
     skeleton.load(x.flat)
     set_mode(skeleton.module, True)
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
+    before = seeded(seed)
     try:
         with torch.enable_grad():
             inputs: Inputs = batch.x

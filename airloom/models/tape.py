@@ -12,7 +12,7 @@ from airloom.errors import ScenarioError
 from airloom.models.batch import Inputs, map_inputs
 from airloom.models.module import ModelSpec, Skeleton
 from airloom.models.params import Params
-from airloom.models.step import run_module, set_mode
+from airloom.models.step import run_module, seeded, set_mode
 
 
 @final
@@ -52,8 +52,7 @@ def run_kept(skeleton: Skeleton, x: Params, inputs: Inputs, until: str | None, s
     skeleton.load(x.flat)
     set_mode(skeleton.module, True)
     given = map_inputs(lambda t: t.detach().requires_grad_() if t.is_floating_point() else t, inputs)
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
+    before = seeded(seed)
     try:
         with torch.enable_grad():
             out = run_module(skeleton.module, given, until, lambda m, i: torch.func.functional_call(m, named, (i,)))

@@ -153,6 +153,8 @@ def _content(tensor: Tensor) -> memoryview:
     """Return the values' bytes in row order, without a copy where the tensor already lies so."""
     import torch
 
+    if tensor.numel() == 0:
+        return memoryview(b"")  # an empty tensor has no stride to view as bytes
     return memoryview(cast(Any, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
 
 

@@ -16,7 +16,7 @@ from airloom.models.batch import Batches
 from airloom.models.lora import lora
 from airloom.models.module import ModelSpec, model
 from airloom.models.objective import MeanSquaredError
-from airloom.models.submodel import Axis, components, layers, width
+from airloom.models.submodel import Axis, components, layers, ranks, width
 from airloom.models.train import forward, grad, train
 
 
@@ -165,8 +165,6 @@ def test_keys_differ_with_structure_settings_code_dtype_and_frozen_values() -> N
 
 def test_slices_of_equal_shape_share_a_form_and_a_skeleton_but_not_a_key() -> None:
     spec = lora(zoo.mlp(inputs=4, hidden=(6,), classes=3), rank=4)
-    from airloom.models.submodel import ranks
-
     a, b = spec.slice(ranks([0, 1])), spec.slice(ranks([1, 3]))
     assert a.form == b.form and a.key != b.key and a != b
     with a.skeleton("cpu") as first:
@@ -179,7 +177,7 @@ def test_slices_of_equal_shape_share_a_form_and_a_skeleton_but_not_a_key() -> No
 
 
 def test_skeleton_parameters_and_gradients_are_views_into_flat_vectors() -> None:
-    spec = zoo.cnn(size=8, widths=(4,), hidden=5)
+    spec = zoo.cnn(channels=2, size=8, widths=(4,), hidden=5)
     x = spec.initial(0)
     with spec.skeleton("cpu") as skeleton:
         skeleton.load(x.flat)
@@ -214,7 +212,9 @@ def test_standard_layers_say_what_their_slices_are() -> None:
 
     names = {"0.weight": ("c", None, None, None), "0.bias": ("c",), "1.weight": ("c", None, None, None), "1.bias": ("c",)}
     names |= {f"2.{n}": ("c",) for n in ("weight", "bias", "running_mean", "running_var")}
-    names |= {f"4.weight_{n}_l0": (("h", 4, 1), "c" if n == "ih" else "h") for n in ("ih", "hh")} | {f"4.bias_{n}_l0": (("h", 4, 1),) for n in ("ih", "hh")}
+    names |= {f"4.weight_{n}_l0": (("h", 4, 1), "c" if n == "ih" else "h") for n in ("ih", "hh")} | {
+        f"4.bias_{n}_l0": (("h", 4, 1),) for n in ("ih", "hh")
+    }
     spec = model(build, axes=names)
     module = spec.slice(width(0.5)).module()
     assert module[1].groups == module[1].in_channels == 2 and module[2].num_features == 2  # type: ignore[index]

@@ -148,7 +148,9 @@ def test_write_back_changes_only_its_coordinates() -> None:
 def test_write_back_into_a_slice_needs_the_coordinates_to_be_there() -> None:
     x = SPEC.initial(0)
     half, tail = x[width(0.5)], x[width(0.5)][components("out")]
-    assert (half | tail * 0).named()["out.weight"].abs().max() == 0 and torch.equal((half | tail * 0).named()["hidden1.weight"], half.named()["hidden1.weight"])
+    assert (half | tail * 0).named()["out.weight"].abs().max() == 0 and torch.equal(
+        (half | tail * 0).named()["hidden1.weight"], half.named()["hidden1.weight"]
+    )
     with pytest.raises(ScenarioError, match="not there"):
         _ = half | x[components("out")]
     with pytest.raises(ScenarioError, match="slices of"):

@@ -43,7 +43,9 @@ def submodels(draw: st.DrawFn, spec: ModelSpec) -> Submodel:
     if kind == "width" and spec.width_axes:
         return width(draw(st.floats(0.01, 1.0)))
     if kind == "ranks" and spec.pairs:
-        return ranks({p: draw(st.sets(st.integers(0, spec.rank - 1), min_size=1)) for p in draw(st.sets(st.sampled_from(spec.pairs), min_size=1))}, 2.0)
+        return ranks(
+            {p: draw(st.sets(st.integers(0, spec.rank - 1), min_size=1)) for p in draw(st.sets(st.sampled_from(spec.pairs), min_size=1))}, 2.0
+        )
     if kind in ("neurons", "share") and spec.axes:
         if kind == "share" and spec.width_axes:
             return neurons(share=draw(st.floats(0.01, 1.0)), axes=draw(st.sets(st.sampled_from(sorted(spec.width_axes)))) and None)
