@@ -116,7 +116,7 @@ def convert(where: str, field: Field, value: Any) -> Any:
         return field.make(value)
     try:
         return _fit(value, field.type)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ScenarioError(f"{where}: got {value!r}; allowed is {type_text(field.type)}") from None
 
 
@@ -211,7 +211,8 @@ def _number(value: Any, wanted: type) -> float | int:
         return _need(number == number, number)
     _need(number.is_integer(), None)
     is_exact = not isinstance(value, str) or value.lstrip("+-").isdecimal()  # a float has no more than 53 bits
-    return int(value if is_exact else number)
+    whole: Any = value if is_exact else number
+    return int(whole)
 
 
 def _sequence(value: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:

@@ -74,12 +74,13 @@ class SimRef(Ref):
 class Delivery:
     """A part of a value on its way to one place, and who waits for it there."""
 
-    __slots__ = ("arrived_s", "is_asked", "is_lost", "missing", "path", "place", "root", "waiters")
+    __slots__ = ("arrived_s", "epoch", "is_asked", "is_lost", "missing", "path", "place", "root", "waiters")
 
-    def __init__(self, root: Value, path: Path, place: str) -> None:
+    def __init__(self, root: Value, path: Path, place: str, epoch: int) -> None:
         self.root = root
         self.path = path
         self.place = place
+        self.epoch = epoch  # how often the place had left when it asked
         self.arrived_s: float | None = None
         self.is_asked = False
         self.is_lost = False

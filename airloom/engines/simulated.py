@@ -200,7 +200,11 @@ class Simulation:
         if transfer.kind == "call":
             self.lose_call(transfer.subject, device)
         else:
-            for delivery in transfer.subject[1]:
+            root, deliveries = transfer.subject
+            carried = root.carried[transfer.route[-1].target.name]
+            for i in [i for i, carrier in carried.items() if carrier is transfer]:
+                del carried[i]  # it never came, so it may be asked for again
+            for delivery in deliveries:
                 self._lose_delivery(delivery, device)
 
     def lose_call(self, call: Call, device: str) -> None:
@@ -213,14 +217,21 @@ class Simulation:
         if call in site.running:
             del site.running[call]
             self._charge_compute(site, call, (self.kernel.now - (call.started_s or 0.0)) / (call.end_s - (call.started_s or 0.0) or 1.0))
-            site.resources[call.on or ""].free += 1
+            if call.on is not None:
+                site.resources[call.on].free += 1
             site.drawn = min(site.drawn, call.drawn)
         elif call.on is not None and call.on in site.resources:
-            queue = site.resources[call.on].queues.get(call.owner)
+            resource = site.resources[call.on]
+            queue = resource.queues.get(call.owner)
             if queue is not None and call in queue:
+                was_next = queue[0] is call
                 queue.remove(call)
+                if not queue:
+                    del resource.queues[call.owner]
+                elif was_next and queue[0].missing == -1:
+                    heappush(resource.ready, (self.kernel.now, queue[0].number, queue[0]))
                 if site.is_present:
-                    self._try_start(site, site.resources[call.on])
+                    self._try_start(site, resource)
         self.pending.pop(call, None)
         if call.root is not None:
             self.lose_value(call.root, device)
@@ -558,21 +569,35 @@ class Simulation:
         """Ask for a part of a value to come to a place; free, and done once however often it is asked."""
         root = ref.root
         key = (site.name, ref.path)
+        if site.epoch and self.network.on_leave == "wipe":
+            for old in [k for k, d in root.deliveries.items() if k[0] == site.name and d.epoch != site.epoch]:
+                del root.deliveries[old]  # what came before the place was wiped is gone
+                root.carried.pop(site.name, None)
         delivery = root.deliveries.get(key)
         if delivery is not None and not (delivery.is_lost and root.is_made and not root.is_lost):
             return delivery
-        delivery = root.deliveries[key] = Delivery(root, ref.path, site.name)
+        delivery = root.deliveries[key] = Delivery(root, ref.path, site.name, site.epoch)
         origin = self.sites[root.place]
         if root.is_made and not root.is_lost and origin.epoch != root.epoch:
             root.is_lost, root.lost_device, root.lost_s = True, root.place, self.kernel.now
         if root.is_lost:
-            delivery.is_lost = True
+            if self._is_there(root, delivery):
+                self._arrive(delivery)
+            else:
+                delivery.is_lost = True
         elif root.is_made:
             if root.place == site.name:
                 self._arrive(delivery)
             else:
                 self.asked[root] = None
         return delivery
+
+    def _is_there(self, root: Value, delivery: Delivery) -> bool:
+        """Whether all of a part has come to the place before, with the whole or with other parts."""
+        carried = root.carried.get(delivery.place, {})
+        depth = len(delivery.path)
+        share = [i for i, (path, _, _) in enumerate(root.leaves) if path[:depth] == delivery.path]
+        return bool(share) and all([i in carried and carried[i] is None for i in share])
 
     def _send_asked(self) -> bool:
         """End of an instant: send what was asked for after it was made; parts asked for together are one message."""

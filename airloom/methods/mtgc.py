@@ -8,7 +8,8 @@
 Paper: Fang, Han, Chen et al., "Hierarchical Federated Learning with Multi-Timescale Gradient Correction", NeurIPS 2024, arXiv 2409.18448.
 Symbols: x global, x_j group (`x` in `group`), x_i client model, z_i, y_j corrections, g_i gradient, H `local_steps`, E `group_rounds`, eta `lr`.
 `bar` is the group model that a client's last model went into: in the first group round of a round it is not the global x that comes down.
-Left out: weight decay, clipping and momentum (they break exactness), and a rule for partial participation. Means are unweighted throughout.
+Left out: weight decay, clipping and momentum (they break exactness), partial participation. Means are unweighted throughout. Ours: where the clients
+of a group are not those of its last mean (one was lost, one is new), their z_i start from 0 again, because they must sum to 0.
 """
 
 from __future__ import annotations
@@ -65,24 +66,25 @@ class MTGC(Method):
         return {"x": x, "y": s["y"] | y, "last": last, "t": s["t"] + 1}
 
     def group(self, edge: Node, x: Params, y: Params | None, last: dict[str, Any] | None) -> dict[str, Any]:
-        bar, heard = (edge.put(last["x"]), last["heard"]) if last else (None, [])  # a group model, and the clients that it is the mean of
+        bar, members = (edge.put(last["x"]), last["members"]) if last else (None, [])
         x_at, y_at, g_at = edge.put(x), None if y is None else edge.put(y), None  # put: each client gets it once, however often it is used
         if self.has_z and self.z_init == "grad":
-            g, heard = self.mean(edge, edge.map(self.gradient, edge.clients, x_at))
+            g, members = self.mean(edge, edge.map(self.gradient, edge.clients, x_at))
             g_at = edge.put(g)
         for _ in range(self.group_rounds):
             C = edge.clients
-            each = [(bar, g_at) if c in heard else (None, None) for c in C]
-            x, heard = self.mean(edge, edge.map(self.client, C, x_at, y_at, each=each))
+            means = (bar, g_at) if members == C else (None, None)  # else z starts from 0 at all of them: it must sum to 0
+            x, members = self.mean(edge, edge.map(self.client, C, x_at, y_at, *means))
             bar = x_at = edge.put(x)
             g_at = None
-        return {"x": x, "heard": heard}
+        return {"x": x, "members": members}
 
     def mean(self, edge: Node, refs: Sequence[Ref]) -> tuple[Params, list[str]]:
-        """The mean of what arrives and whose it is; a group that hears from nobody is lost for the round."""
+        """The mean of what arrives, and the clients if all of them are in it; a group that hears from nobody is lost for the round."""
         if not refs:
             raise DeviceLost(edge.name)
-        return edge.reduce(refs), [r.place for r in refs if r.arrived_s is not None]
+        x = edge.reduce(refs)
+        return x, [r.place for r in refs] if all(r.arrived_s is not None for r in refs) else []
 
     def gradient(self, here: Here, x: Params) -> Params:
         here.state["g"] = here.grad(x)
@@ -91,13 +93,11 @@ class MTGC(Method):
     def client(self, here: Here, x: Params, y: Params | None, bar: Params | None, g: Params | None) -> Params:
         shift = y
         if self.has_z:
-            z = here.state.get("z", zeros_like(x))
+            z = zeros_like(x)
             if g is not None and "g" in here.state:
                 z = g - here.state["g"]
             elif bar is not None and "x" in here.state:
-                z = z + (here.state["x"] - bar) / (self.local_steps * self.lr)
-            elif self.z_init != "carry":
-                z = zeros_like(x)
+                z = here.state["z"] + (here.state["x"] - bar) / (self.local_steps * self.lr)
             here.state["z"] = z
             shift = z if y is None else z + y
         x = here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, shift=shift)

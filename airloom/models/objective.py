@@ -76,7 +76,7 @@ def _meta(value: Any) -> Any:
     return value
 
 
-class _Sum(ABC):
+class Additive(ABC):
     """Objectives add up and scale: `CrossEntropy() + 0.1 * other`."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ def _terms(objective: Objective) -> tuple[tuple[float, Objective], ...]:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class WeightedSum(_Sum):
+class WeightedSum(Additive):
     """The sum of `factor * objective`; made by `+` and `*`."""
 
     terms: tuple[tuple[float, Objective], ...]
@@ -128,7 +128,7 @@ def _average(loss: Tensor, weight: Tensor | None) -> Tensor:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CrossEntropy(_Sum):
+class CrossEntropy(Additive):
     """Mean cross-entropy of logits [B, C] against classes [B].
 
     Arguments
@@ -163,7 +163,7 @@ class CrossEntropy(_Sum):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class NextToken(_Sum):
+class NextToken(Additive):
     """Mean cross-entropy of logits [B, T, C] against the next tokens [B, T]; targets equal to `ignore` do not count."""
 
     ignore: int = -100
@@ -176,7 +176,7 @@ class NextToken(_Sum):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MeanSquaredError(_Sum):
+class MeanSquaredError(Additive):
     """Mean of `(out - y)^2` over all entries; `scale=0.5` gives half of it."""
 
     scale: float = 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -92,7 +93,7 @@ _FORMULAS: dict[Any, Any] = {  # torch's own, and two that it has for CUDA only
 
 @final
 class Flops(TorchDispatchMode):
-    """Count the FLOPs of the operations inside `with`, by torch's formulas (its own counter also hooks into modules, which `grad` to inputs forbids)."""
+    """Count the FLOPs of the operations inside `with`, by torch's formulas; torch's own counter hooks into modules, which `grad` to inputs forbids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,6 +125,14 @@ class _FusedAttention(TorchFunctionMode):
         return fused(query, key, value, 0.0, bool(given.get("is_causal", False)), scale=given.get("scale"))[0]
 
 
+_measuring: ContextVar[bool] = ContextVar("measuring", default=False)
+
+
+def is_measuring() -> bool:
+    """Whether a dry run is under way, so that a model inside an objective has to go through its operations too."""
+    return _measuring.get()
+
+
 def measure(run: Callable[[], Any]) -> Price:
     """Run something once and return its price; on meta tensors nothing is computed.
 
@@ -131,8 +140,12 @@ def measure(run: Callable[[], Any]) -> Price:
     >>> measure(lambda: a @ a.T).flops
     24.0
     """
-    with _FusedAttention(), PeakMemory() as memory, Flops() as counter:
-        out = run()
+    token = _measuring.set(True)
+    try:
+        with _FusedAttention(), PeakMemory() as memory, Flops() as counter:
+            out = run()
+    finally:
+        _measuring.reset(token)
     held = memory.live_bytes - memory.argument_bytes
     return Price(
         flops=float(counter.total),

@@ -18,7 +18,7 @@ from airloom.errors import ScenarioError
 from airloom.models.batch import Batch, Batches, Inputs, first_tensor, map_inputs
 from airloom.models.objective import CrossEntropy, Objective
 from airloom.models.params import Params
-from airloom.models.price import Cost, Price, forward_price, gradient_price, kept_price, loss_price, step_price, vjp_price
+from airloom.models.price import Cost, Price, forward_price, gradient_price, is_measuring, kept_price, loss_price, step_price, vjp_price
 from airloom.models.step import SGD, AdamW, Optimizer, Options, Rate, Raw, run_forward, run_gradient, run_loss, run_training
 from airloom.models.submodel import Submodel
 from airloom.models.tape import Tape, run_kept, run_vjp
@@ -186,10 +186,11 @@ def loss(x: Params, batch: Batch, *, objective: Objective | None = None, cost: C
     objective = CrossEntropy() if objective is None else objective
     if cost is not None:
         cost.add(loss_price(x.spec, batch, objective), samples=len(batch) / 3)
-    if x.is_meta or batch.is_meta:
+    if (x.is_meta or batch.is_meta) and not is_measuring():
         return _unknown()
     with x.spec.skeleton(x.flat.device) as skeleton:
-        return run_loss(skeleton, x, batch, objective).item()
+        value = run_loss(skeleton, x, batch, objective)
+        return _unknown() if value.is_meta else value.item()
 
 
 def forward(x: Params, batch: Batch | Inputs, *, keep: bool = False, until: str | None = None, seed: int = 0, cost: Cost | None = None) -> Any:
@@ -202,7 +203,7 @@ def forward(x: Params, batch: Batch | Inputs, *, keep: bool = False, until: str 
     """
     inputs = batch.x if isinstance(batch, Batch) else batch
     n = first_tensor(inputs).shape[0]
-    is_meta = x.is_meta or first_tensor(inputs).is_meta
+    is_meta = (x.is_meta or first_tensor(inputs).is_meta) and not is_measuring()
     price: Price | None = None
     if is_meta or keep or cost is not None:
         price = kept_price(x.spec, inputs, until) if keep else forward_price(x.spec, inputs, until)

@@ -36,6 +36,8 @@ class Tied(nn.Module):
 class Everything(nn.Module):
     """Trainable and frozen parameters, persistent, non-persistent and integer buffers."""
 
+    table: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))

@@ -105,7 +105,7 @@ def test_named_and_back() -> None:
     assert Params.from_named(SPEC, named).digest() == x.digest()
     with pytest.raises(ScenarioError, match="missing"):
         Params.from_named(SPEC, {"hidden1.weight": named["hidden1.weight"]})
-    with pytest.raises(ScenarioError, match="hidden1.bias"):
+    with pytest.raises(ScenarioError, match=r"hidden1\.bias"):
         Params.from_named(SPEC, named | {"hidden1.bias": torch.zeros(5)})
 
 

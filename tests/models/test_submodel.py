@@ -48,7 +48,7 @@ def submodels(draw: st.DrawFn, spec: ModelSpec) -> Submodel:
         )
     if kind in ("neurons", "share") and spec.axes:
         if kind == "share" and spec.width_axes:
-            return neurons(share=draw(st.floats(0.01, 1.0)), axes=draw(st.sets(st.sampled_from(sorted(spec.width_axes)))) and None)
+            return neurons(share=draw(st.floats(0.01, 1.0)), axes=sorted(draw(st.sets(st.sampled_from(sorted(spec.width_axes))))) or None)
         axis = draw(st.sampled_from(sorted(spec.axes)))
         return neurons({axis: draw(st.sets(st.integers(0, spec.axes[axis] - 1), min_size=1))})
     if kind == "rows":

@@ -1,0 +1,453 @@
+"""Jobs: one method in one world with one seed, run in this process or spread over several.
+
+A job is described by JSON that its record's header also holds; a worker process and a resume rebuild it from there. Numbers do not depend on where a
+job runs: each process computes with one thread, and every draw is keyed by the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from airloom.engines.executors import make_executor
+from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RecordError, RunFailed, ScenarioError
+from airloom.program.method import Method, Service
+from airloom.records import checkpoint
+from airloom.records.record import FILE, load
+from airloom.resolve import Candidate, Unpackable, World, fields_of, find_function, find_method, pack, unpack
+from airloom.runner import Options, Progress, Run, Runner, check_engine, check_shape, describe_method, versions
+from airloom.scenarios.scenario import Scenario
+
+CHECKPOINT = "checkpoint.safetensors"
+RUN_ERRORS = (RunFailed, DoesNotFit, DeviceLost)  # of a run that began; all others are bad input
+_EVERY_S = 0.2  # least wall seconds between two points that a worker passes on
+_GRACE_S = 60.0  # for workers to close their records after an interrupt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to make.
+
+    Arguments:
+        world, method, seed: what is run; the seed is the world's and the training's.
+        text: how another process finds the method's class, or None.
+        name, label: the method's name, and what tells variants of it apart.
+        engine, options: how it is run.
+        notes: more for the record's header (tuning).
+    """
+
+    world: World
+    method: Method | Service
+    text: str | None
+    name: str
+    label: str
+    seed: int
+    engine: str = "simulated"
+    options: Options = Options()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can run it."""
+        return self.world.text is not None and self.describe()["text"] is not None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the job as JSON; `Job.of` turns it back unless a text is None."""
+        values = {name: getattr(self.method, name) for name in fields_of(type(self.method))}
+        text = self.text
+        try:
+            own = {name: pack(value) for name, value in values.items()}
+        except Unpackable:
+            own, text = {name: repr(value) for name, value in values.items()}, None
+        shown = {name: pack(value) for name, value in self.world.fields.items()} if self.world.text is not None else {}
+        return {
+            "method": self.name,
+            "label": self.label,
+            "text": text,
+            "fields": own,
+            "scenario": {"name": self.world.name, "text": self.world.text, "fields": shown},
+            "seed": self.seed,
+            "engine": self.engine,
+            "options": asdict(self.options),
+            **self.notes,
+        }
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Job:
+        """Return the job that `describe` wrote down; `described` may be a record's header.
+
+        Raises:
+            ScenarioError: it was made from objects that no file holds, or its files are gone.
+        """
+        for what, text in (("method", described["text"]), ("scenario", described["scenario"]["text"])):
+            if text is None:
+                raise ScenarioError(
+                    f"{what} of this record: it was made from an object that no file holds; give it again: airloom.resume(folder, {what}=...)"
+                )
+        found = find_method(described["text"])
+        values = {name: unpack(value) for name, value in described["fields"].items()}
+        options = dict(described["options"])
+        if options["target"] is not None:
+            options["target"] = (str(options["target"][0]), float(options["target"][1]))
+        return cls(
+            world=_world(json.dumps(described["scenario"])),
+            method=found.cls(**values),
+            text=found.text,
+            name=described["method"],
+            label=described["label"],
+            seed=described["seed"],
+            engine=described["engine"],
+            options=Options(**options),
+            notes={name: described[name] for name in ("tuned", "trial") if name in described},
+        )
+
+
+@lru_cache(maxsize=4)
+def _world(described: str) -> World:
+    """Return the world of a job; the same object for the same text, so that it is built once per seed."""
+    scenario = json.loads(described)
+    function = find_function(scenario["text"])
+    fields = {name: unpack(value) for name, value in scenario["fields"].items()}
+    return World(name=scenario["name"], text=scenario["text"], function=function, fields=fields)
+
+
+def job_of(candidate: Candidate, method: Method | Service, label: str, world: World, seed: int, engine: str, options: Options) -> Job:
+    """Return a candidate's job."""
+    return Job(world=world, method=method, text=candidate.text, name=candidate.name, label=label, seed=seed, engine=engine, options=options)
+
+
+def check(job: Job) -> Scenario:
+    """Return the job's scenario if it can run there; otherwise raise what the run would raise, before any file is written."""
+    scenario = job.world.build(job.seed)
+    check_engine(job.method, job.engine)
+    Runner(scenario, job.method, job.seed, job.options, None, {}, None)
+    check_shape(job.method, scenario)
+    make_executor(job.options.executor, job.options.workers, scenario.network, scenario.task, job.seed, job.method).close()
+    return scenario
+
+
+def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_resumed: bool = False) -> Run:
+    """Run a job in this process; `is_resumed` goes on from the folder's checkpoint, or from the start where it has none."""
+    scenario = job.world.build(job.seed)
+    check_engine(job.method, job.engine)
+    runner = Runner(scenario, job.method, job.seed, job.options, out, header(job, scenario), progress)
+    frozen = None
+    if is_resumed and out is not None and (out / CHECKPOINT).is_file():
+        frozen = checkpoint.load(out / CHECKPOINT)
+    with _one_thread():
+        run = runner.run(frozen, is_resumed)
+    return replace(run, points=load(out).points) if is_resumed and out is not None else run
+
+
+def header(job: Job, scenario: Scenario) -> dict[str, Any]:
+    """Return the record's header: the job, what it was made of, and all versions."""
+    described, made = describe_method(job.method), job.describe()
+    return {
+        **made,
+        "scenario": {**made["scenario"], "name": scenario.name, "facts": dict(scenario.fields)},
+        "class": described["method"],
+        "module": described["module"],
+        "clock": "simulated",
+        "target": job.options.target,
+        "budget": dict(job.options.budget if job.options.budget is not None else scenario.budget),
+        "network": scenario.network.describe(),
+        "task": scenario.task.describe(),
+        "versions": versions(),
+        "code": code(job),
+    }
+
+
+def code(job: Job) -> dict[str, Any]:
+    """Return the revision of a checkout of the package (None for an installed one), and digests of the user's own files."""
+    texts = [text for text in (job.text, job.world.text) if text is not None]
+    files = dict.fromkeys(text[: text.index(".py") + 3] for text in texts if ".py" in text)
+    own = {file: sha256(Path(file).read_bytes()).hexdigest()[:16] for file in files if Path(file).is_file()}
+    revision, is_dirty = _revision()
+    return {"revision": revision, "dirty": is_dirty, "files": own}
+
+
+@lru_cache(maxsize=1)
+def _revision() -> tuple[str | None, bool | None]:
+    package = Path(__file__).parent
+    if not (package.parent / ".git").exists():
+        return None, None
+    ask = ["git", "-C", str(package)]
+    try:
+        revision = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        changed = subprocess.run([*ask, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return revision, bool(changed.strip())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, so that sums have one order wherever a job runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- several jobs ---------------------------------------------------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    """What happens to a job: it starts, has a point of its curve, or ends (`values` then holds `status`)."""
+
+    kind: Literal["start", "point", "end"]
+    job: Job
+    values: Mapping[str, Any]
+
+
+Tell = Callable[[Event], None]
+
+
+def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_resumed: bool = False) -> None:
+    """Run all jobs into their folders; a run that fails leaves its record and does not stop the others.
+
+    Arguments:
+        work: jobs and folders.
+        workers: processes; with one, or where a job is of this process only, they run here one after another.
+        tell: called with every event, one at a time.
+        is_resumed: folders may hold records: finished ones are left alone, others go on.
+
+    Raises:
+        AirloomError: a job could not begin, or a record could not be written.
+        KeyboardInterrupt: after all records were closed.
+    """
+    work = sorted(work, key=lambda pair: pair[0].seed)  # the same world is built once
+    if min(workers, len(work)) > 1 and all(job.is_portable for job, _ in work):
+        _Spread(work, min(workers, len(work)), tell, is_resumed).run()
+        return
+    for job, out in work:
+        state = _state(out) if is_resumed else "new"
+        tell(Event("start", job, {}))
+        end = {"status": state}
+        if state in ("new", "unfinished"):
+            try:
+                run = execute(job, out, progress=lambda point, job=job: tell(Event("point", job, point)), is_resumed=state != "new")
+                end = {"status": run.status}
+            except AirloomError as error:
+                end = _failed(error, out)
+        tell(Event("end", job, end))
+        if end["status"] == "interrupted":
+            raise KeyboardInterrupt
+
+
+def _state(out: Path) -> str:
+    """Return "new", "unfinished" or how the run in a folder ended."""
+    if not (out / FILE).is_file():
+        return "new"
+    status = load(out).status
+    return "unfinished" if status == "interrupted" else status
+
+
+def _failed(error: AirloomError, out: Path) -> dict[str, Any]:
+    """Return the end of a run that has left a record of its failure; else raise."""
+    if isinstance(error, RecordError) or not (out / FILE).is_file():
+        raise error
+    return {"status": load(out).status, "error": str(error)}
+
+
+class _Spread:
+    """Worker processes, each with a thread here that hands it jobs and listens to it."""
+
+    def __init__(self, work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, is_resumed: bool) -> None:
+        self.work: queue.SimpleQueue[tuple[Job, Path]] = queue.SimpleQueue()
+        for pair in work:
+            self.work.put(pair)
+        self.tell = tell
+        self.is_resumed = is_resumed
+        self.lock = threading.Lock()
+        self.children: list[_Child] = []
+        self.errors: list[BaseException] = []
+        self.is_over = False
+        self.threads = [threading.Thread(target=self._attend, daemon=True) for _ in range(workers)]
+
+    def run(self) -> None:
+        """Return when all jobs have ended."""
+        for thread in self.threads:
+            thread.start()
+        try:
+            for thread in self.threads:
+                while thread.is_alive() and not self.errors:
+                    thread.join(0.2)  # short, so that a Ctrl-C is heard
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        if self.errors:
+            self._stop()
+            raise self.errors[0]
+
+    def _stop(self) -> None:
+        """Interrupt the workers, which then close their records, and wait for them."""
+        self.is_over = True
+        for child in self.children:
+            child.interrupt()
+        ends_s = time.monotonic() + _GRACE_S
+        for thread in self.threads:
+            thread.join(max(0.0, ends_s - time.monotonic()))
+        for child in self.children:
+            child.kill()
+
+    def _attend(self) -> None:
+        child: _Child | None = None
+        try:
+            while not self.is_over:
+                try:
+                    job, out = self.work.get_nowait()
+                except queue.Empty:
+                    break
+                state = _state(out) if self.is_resumed else "new"
+                self._tell(Event("start", job, {}))
+                end = {"status": state}
+                if state in ("new", "unfinished"):
+                    if child is None or not child.is_alive:
+                        child = _Child()
+                        self.children.append(child)
+                    end = self._run(child, job, out, is_resumed=state != "new")
+                self._tell(Event("end", job, end))
+        except BaseException as error:  # told to the thread that waits
+            self.is_over = True
+            self.errors.append(error)
+        if child is not None:
+            child.close()
+
+    def _run(self, child: _Child, job: Job, out: Path, *, is_resumed: bool) -> dict[str, Any]:
+        """Have a worker run a job; return its end."""
+        for answer in child.ask({"job": job.describe(), "out": str(out), "is_resumed": is_resumed}):
+            if "point" in answer:
+                self._tell(Event("point", job, answer["point"]))
+            elif "status" in answer:
+                return answer
+            else:
+                kind = {"RecordError": RecordError} | {error.__name__: RunFailed for error in RUN_ERRORS}
+                return _failed(kind.get(answer["error"], ScenarioError)(answer["message"]), out)
+        if self.is_over:
+            return {"status": "interrupted"}
+        how = child.last_words()
+        return _failed(RunFailed(f"{job.label}, seed {job.seed}: its worker process died ({how}); if memory ran out, use fewer --workers"), out)
+
+    def _tell(self, event: Event) -> None:
+        with self.lock:
+            self.tell(event)
+
+
+class _Child:
+    """A worker process: jobs as JSON lines in, events as JSON lines out."""
+
+    def __init__(self) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.words = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "airloom.jobs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.words,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,  # a Ctrl-C on the terminal reaches the parent alone, which passes it on once
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def ask(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield what the worker says about a job, its last word last; ends early if the worker dies."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            return
+        for line in self.process.stdout:
+            answer = json.loads(line)
+            yield answer
+            if "point" not in answer:
+                return
+
+    def last_words(self) -> str:
+        """Return how the process ended and the last line it wrote."""
+        status = self.process.wait()
+        self.words.seek(0)
+        lines = self.words.read().decode(errors="replace").strip().splitlines()
+        return f"exit status {status}" + (f": {lines[-1]}" if lines else "")
+
+    def interrupt(self) -> None:
+        """Ask it to close its record."""
+        if self.is_alive:
+            self.process.send_signal(signal.SIGINT) if os.name == "posix" else self.process.terminate()
+
+    def kill(self) -> None:
+        """End it at once, if it still runs."""
+        if self.is_alive:
+            self.process.kill()
+
+    def close(self) -> None:
+        """Let it end by itself."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.close()
+        except OSError:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.words.close()
+
+
+def serve() -> None:
+    """Answer for a worker process: one JSON line per job on standard input, JSON lines on standard output until it has ended."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a user's text prints must not end up between the answers
+
+    def say(answer: Mapping[str, Any]) -> None:
+        channel.write(json.dumps(answer) + "\n")
+        channel.flush()
+
+    try:
+        for line in iter(sys.stdin.readline, ""):
+            say(_answer(json.loads(line), say))
+    except KeyboardInterrupt:
+        return
+
+
+def _answer(request: Mapping[str, Any], say: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+    last_s = 0.0
+
+    def progress(point: Mapping[str, Any]) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s > _EVERY_S:
+            last_s = time.monotonic()
+            say({"point": {name: value for name, value in point.items() if isinstance(value, int | float)}})
+
+    try:
+        run = execute(Job.of(request["job"]), Path(request["out"]), progress=progress, is_resumed=request["is_resumed"])
+    except AirloomError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"status": run.status}
+
+
+if __name__ == "__main__":
+    serve()
