@@ -89,25 +89,28 @@ class Job:
         }
 
     @classmethod
-    def of(cls, described: Mapping[str, Any]) -> Job:
+    def of(cls, described: Mapping[str, Any], *, world: World | None = None, method: Method | Service | None = None) -> Job:
         """Return the job that `describe` wrote down; `described` may be a record's header.
+
+        Arguments:
+            described: the JSON.
+            world, method: take the place of what is described.
 
         Raises:
             ScenarioError: it was made from objects that no file holds, or its files are gone.
         """
-        for what, text in (("method", described["text"]), ("scenario", described["scenario"]["text"])):
-            if text is None:
+        for what, text, stand_in in (("method", described["text"], method), ("scenario", described["scenario"]["text"], world)):
+            if text is None and stand_in is None:
                 raise ScenarioError(
                     f"{what} of this record: it was made from an object that no file holds; give it again: airloom.resume(folder, {what}=...)"
                 )
-        found = find_method(described["text"])
-        values = {name: unpack(value) for name, value in described["fields"].items()}
+        found = find_method(described["text"] if method is None else method)
         options = dict(described["options"])
         if options["target"] is not None:
             options["target"] = (str(options["target"][0]), float(options["target"][1]))
         return cls(
-            world=_world(json.dumps(described["scenario"])),
-            method=found.cls(**values),
+            world=_world(json.dumps(described["scenario"])) if world is None else world,
+            method=found.cls(**{name: unpack(value) for name, value in described["fields"].items()}) if method is None else method,
             text=found.text,
             name=described["method"],
             label=described["label"],
@@ -138,7 +141,8 @@ def check(job: Job) -> Scenario:
     check_engine(job.method, job.engine)
     Runner(scenario, job.method, job.seed, job.options, None, {}, None)
     check_shape(job.method, scenario)
-    make_executor(job.options.executor, job.options.workers, scenario.network, scenario.task, job.seed, job.method).close()
+    executor = job.options.executor
+    make_executor("loop" if executor in ("auto", "pool") else executor, job.options.workers, scenario.network, scenario.task, job.seed, job.method)
     return scenario
 
 
@@ -321,7 +325,10 @@ class _Spread:
                 self._tell(Event("start", job, {}))
                 end = {"status": state}
                 if state in ("new", "unfinished"):
-                    if child is None or not child.is_alive:
+                    if child is not None and not child.is_alive:
+                        child.close()
+                        child = None
+                    if child is None:
                         child = _Child()
                         self.children.append(child)
                     end = self._run(child, job, out, is_resumed=state != "new")

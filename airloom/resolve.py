@@ -433,6 +433,7 @@ class Candidate:
         text: how another process finds the class; None: only this process has it.
         cls: the class.
         given: fields that were given with the method itself, in their types.
+        is_object: whether it was given as a Method; nothing but tuning changes its fields.
     """
 
     name: str
@@ -440,6 +441,7 @@ class Candidate:
     text: str | None
     cls: type[Method] | type[Service]
     given: Mapping[str, Any]
+    is_object: bool = False
 
     def make(self, suited: Mapping[str, Mapping[str, Any]], extra: Mapping[str, Any]) -> Method | Service:
         """Make the method: defaults, then what suits the scenario, then `extra`, then what was given with it.
@@ -458,8 +460,10 @@ class Candidate:
         return _called(f"method {self.name}", self.cls, values)
 
     def fixed(self, extra: Mapping[str, Any]) -> set[str]:
-        """Names of the fields that the user has set."""
-        return set(self.given) | set(extra).intersection(fields_of(self.cls))
+        """Names of the fields that the user has set, and that tuning leaves alone."""
+        known = fields_of(self.cls)
+        own = {name for name, value in self.given.items() if not self.is_object or value != known[name].default}
+        return own | set(extra).intersection(known)
 
 
 def find_method(wanted: str | Method | Service) -> Candidate:
@@ -478,7 +482,7 @@ def find_method(wanted: str | Method | Service) -> Candidate:
         given = {name: getattr(wanted, name) for name in fields_of(cls)}
         shown = ",".join(f"{f.name}={given[f.name]}" for f in fields_of(cls).values() if given[f.name] != f.default)
         name = _method_name(cls)
-        return Candidate(name=name, written=f"{name}:{shown}" if shown else name, text=_text_of(cls), cls=cls, given=given)
+        return Candidate(name=name, written=f"{name}:{shown}" if shown else name, text=_text_of(cls), cls=cls, given=given, is_object=True)
     if not isinstance(wanted, str):
         raise ScenarioError(f"method {wanted!r}: got a {type(wanted).__name__}; allowed is a name, file.py:Class, or a Method")
     place, thing, own = _split(wanted)

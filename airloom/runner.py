@@ -92,7 +92,7 @@ class Runner:
         self.header = header
         self.progress = progress
         self.budget = dict(options.budget if options.budget is not None else scenario.budget)
-        if options.target is not None and options.target[0] not in scenario.task.metrics:
+        if options.target is not None and options.target[0].removeprefix("validation_") not in scenario.task.metrics:
             allowed = ", ".join(scenario.task.metrics)
             raise ScenarioError(f"target '{options.target[0]}': not a metric of task '{scenario.task.name}'; allowed are {allowed}")
         has_end = isinstance(method, Service) or self.budget or options.stop_at_target or type(method).done is not Method.done
@@ -244,6 +244,9 @@ class Runner:
                 if model is None:
                     self.model = models
                     point |= {name: point[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in point and name not in point}
+                    if len(task.dataset.y_validation):
+                        own = task.evaluate_personal(models, "validation", predict=predict)
+                        point |= {f"validation_{name}": own[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in own}
             self._check_finite(point, sim)
             self._watch_target(point)
         self.reports += 1

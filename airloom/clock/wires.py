@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from heapq import heappush
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,13 @@ class Lane:
 class Wire:
     """A link at run time: its lane, its medium, the bytes it has carried, and what relays hold of this round."""
 
-    __slots__ = ("bytes", "lane", "link", "sent", "source", "target")
+    __slots__ = ("bytes", "direction", "has_radio", "lane", "latency_s", "link", "rate_bps", "sent", "source", "target")
 
     def __init__(self, link: Link, lane: Lane, source: Endpoint, target: Endpoint) -> None:
+        self.direction = link.direction
+        self.latency_s = link.latency_s
+        self.rate_bps = link.rate_bps if not link.resources else None  # of a link of its own
+        self.has_radio = link.direction != "backhaul" and (source.device.radio is not None or target.device.radio is not None)
         self.link = link
         self.lane = lane
         self.source = source
@@ -66,11 +71,13 @@ class Transfer:
 
     __slots__ = ("body", "control", "flow", "hop", "hz", "is_lost", "kind", "label", "parts", "route", "subject")
 
-    def __init__(self, kind: str, subject: Any, parts: Sequence[Part], control: int, route: tuple[Wire, ...], hz: float | None, label: str) -> None:
+    def __init__(
+        self, kind: str, subject: Any, parts: Sequence[Part], body: int, control: int, route: tuple[Wire, ...], hz: float | None, label: str
+    ) -> None:
         self.kind = kind
         self.subject = subject
         self.parts = parts
-        self.body = sum([part[2] for part in parts])
+        self.body = body  # bytes of all parts
         self.control = control
         self.route = route
         self.hop = 0
@@ -197,24 +204,22 @@ class Wires:
                     self.copies[wire] = None
                     size += nbytes
                     is_copy = True
-        link = wire.link
-        if self.is_free_down and link.direction == "down":
-            self.kernel.at(self.kernel.now, self.on_hop, transfer)
+        kernel, lane = self.kernel, wire.lane
+        if self.is_free_down and wire.direction == "down":
+            kernel.at(kernel.now, self.on_hop, transfer)
             return
         if size:
             size += self.framing_bytes
-        elif not (relies and wire.lane.active is not None):
-            self.kernel.at(self.kernel.now + link.latency_s, self.on_hop, transfer)
+        elif not (relies and lane.active is not None):
+            kernel.at(kernel.now + wire.latency_s, self.on_hop, transfer)
             return
-        if self.is_broadcast and link.direction == "down" and link.cell is not None and transfer.hz is None:
-            self.shouts.setdefault((link.cell.name, size, *[part[0] for part in transfer.parts]), []).append(transfer)
+        if self.is_broadcast and wire.direction == "down" and wire.link.cell is not None and transfer.hz is None:
+            self.shouts.setdefault((wire.link.cell.name, size, *[part[0] for part in transfer.parts]), []).append(transfer)
             return
-        kernel = self.kernel
         kernel.number += 1
         flow = Flow(kernel.number, wire, transfer, 8.0 * size)
         flow.is_copy = is_copy
         transfer.flow = flow
-        lane = wire.lane
         if lane.active is None:
             lane.active = flow
             self._start(flow)
@@ -223,19 +228,22 @@ class Wires:
 
     def _start(self, flow: Flow) -> None:
         """Put a flow on the air (or the cable) now."""
-        now = self.kernel.now
-        link = flow.wire.link
-        flow.start_s = now
+        kernel, wire = self.kernel, flow.wire
+        flow.start_s = now = kernel.now
         self.active[flow] = None
+        if wire.rate_bps is not None:
+            flow.end_s = now + flow.bits / wire.rate_bps
+            kernel.number += 1
+            heappush(kernel.heap, (flow.end_s, kernel.number, self.on_end, flow))
+            return
+        link = wire.link
         hz = flow.transfer.hz
         if link.cell is None or hz is not None:
             if link.resources:
                 flow.rate_bps = link.rate_bps if link.rate_bps is not None else float("inf")
                 self._share(flow, "max-min")
                 return
-            if link.rate_bps is not None:
-                flow.end_s = now + flow.bits / link.rate_bps
-            elif link.trace is not None:
+            if link.trace is not None:
                 flow.end_s = link.trace.finish_s(now, flow.bits)
             else:
                 assert link.cell is not None and hz is not None
@@ -334,15 +342,21 @@ class Wires:
             for transfer in flow.group:
                 self.kernel.at(now + transfer.route[transfer.hop].link.latency_s, self.on_hop, transfer)
             return
-        self._next(wire.lane)
-        flow.transfer.flow = None
-        if self.log is not None:
-            self.log(flow.transfer, wire, flow.bits / 8.0)
-        latency_s = wire.link.latency_s
-        if latency_s:
-            self.kernel.at(now + latency_s, self.on_hop, flow.transfer)
+        lane = wire.lane
+        if lane.queue:
+            self._next(lane)
         else:
-            self.on_hop(flow.transfer)
+            lane.active = None
+        transfer = flow.transfer
+        transfer.flow = None
+        if self.log is not None:
+            self.log(transfer, wire, flow.bits / 8.0)
+        if wire.latency_s:
+            kernel = self.kernel
+            kernel.number += 1
+            heappush(kernel.heap, (now + wire.latency_s, kernel.number, self.on_hop, transfer))
+        else:
+            self.on_hop(transfer)
 
     def _next(self, lane: Lane) -> None:
         """Start the oldest waiting flow of a lane."""
@@ -423,7 +437,7 @@ class Wires:
         link = wire.link
         nbytes = flow.bits * part / 8.0
         send_j = receive_j = 0.0
-        if link.direction != "backhaul":
+        if wire.has_radio:
             elapsed_s = self.kernel.now - flow.start_s
             air_s = (flow.air_s * part if flow.air_s else elapsed_s) * flow.air_share
             sender, receiver = wire.source.device.radio, wire.target.device.radio
@@ -439,8 +453,8 @@ class Wires:
     def _charge(self, flow: Flow, part: float) -> None:
         """Book bytes and radio joules of a share of a flow."""
         wire = flow.wire
-        direction = wire.link.direction
-        nbytes, send_j, receive_j = self.spent(flow, part)
+        direction = wire.direction
+        nbytes = flow.bits * part / 8.0
         wire.bytes += nbytes
         self.totals.bytes_by[direction] += nbytes
         source, target = wire.source.meter, wire.target.meter
@@ -448,6 +462,9 @@ class Wires:
             source.bytes_up += nbytes
         elif direction == "down":
             target.bytes_down += nbytes
+        if not wire.has_radio:
+            return
+        _, send_j, receive_j = self.spent(flow, part)
         if send_j:
             source.radio_j += send_j
             self.totals.spend(source, send_j)

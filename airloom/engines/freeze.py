@@ -29,7 +29,7 @@ from airloom.network.device import Work
 
 _RECORDS: dict[str, type] = {c.__name__: c for c in (Airtime, Call, Delivery, Flow, Lane, Later, Price, Rerated, Resource, SiteMeter, Transfer, Value)}
 _SKIPPED = {"on_device"}  # caches keyed by object identity
-_SITE = ("drawn", "epoch", "held_bytes", "is_empty", "is_present", "meter", "radio_lane", "resources", "running", "shadow", "spent_j", "state", "transfers", "written", "calls")  # fmt: skip
+_SITE = ("drawn", "epoch", "held_bytes", "is_empty", "is_present", "meter", "radio_lane", "resources", "running", "shadow", "state", "stored_bytes", "transfers", "written", "calls")  # fmt: skip
 _WIRES = ("media", "dirty", "version", "copies", "active", "shouts")
 _TOTALS = ("bytes_by", "idle_busy_j", "idle_power_w", "idle_present_j", "joules", "joules_server", "since_s")
 

@@ -106,7 +106,7 @@ class Call:
     """A device function or program text at a place, from issue to end."""
 
     __slots__ = (
-        "args", "changes", "drawn", "end_s", "fn", "has_run", "hz", "is_lost", "is_program", "issuer", "joules", "made_at", "missing", "number",
+        "args", "changes", "drawn", "end_s", "fn", "has_refs", "has_run", "hz", "is_lost", "is_program", "issuer", "joules", "made_at", "missing", "number",
         "on", "owner", "place", "price", "priority", "root", "start_number", "started_s", "state", "trees", "versions",
     )  # fmt: skip
 
@@ -123,6 +123,7 @@ class Call:
         self.hz: float | None = None
         self.missing = 0
         self.is_program = False
+        self.has_refs = False
         self.is_lost = False
         self.has_run = False
         self.started_s: float | None = None

@@ -48,6 +48,9 @@ class Price:
 
 def leaf_sizes(tree: Any) -> tuple[tuple[Path, int, int], ...]:
     """(path, body bytes or -1, control bytes) of each leaf."""
+    if not isinstance(tree, dict | list | tuple):
+        body = body_bytes(tree)
+        return (((), body, 0 if body >= 0 else control_bytes(tree)),)
     sizes: list[tuple[Path, int, int]] = []
     for path, leaf in leaves(tree):
         body = body_bytes(leaf)

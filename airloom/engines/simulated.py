@@ -53,7 +53,7 @@ class Resource:
 class Site(Endpoint):
     """A place at run time: presence, device state (real and shadow), resources, what runs there."""
 
-    __slots__ = ("calls", "drawn", "epoch", "held_bytes", "is_empty", "is_present", "place", "programs", "resources", "running", "shadow", "spent_j", "state", "written")
+    __slots__ = ("calls", "drawn", "epoch", "held_bytes", "is_empty", "is_present", "place", "programs", "resources", "room_bytes", "running", "shadow", "state", "stored_bytes", "written")
 
     def __init__(self, place: Place, meter: SiteMeter) -> None:
         super().__init__(place.name, place.device, meter)
@@ -70,7 +70,8 @@ class Site(Endpoint):
         self.programs: dict[Program, None] = {}
         self.running: dict[Call, None] = {}
         self.held_bytes = 0
-        self.spent_j = 0.0  # for the battery
+        self.stored_bytes = 0  # of the state
+        self.room_bytes = place.device.available_bytes
 
 
 class Simulation:
@@ -191,6 +192,7 @@ class Simulation:
             site.state.clear()
             site.shadow.clear()
             site.written.clear()
+            site.stored_bytes = 0
         site.held_bytes = 0
 
     def _lose_transfer(self, transfer: Transfer, device: str) -> None:
@@ -308,6 +310,7 @@ class Simulation:
             root.call = call
             call.made_at = made_at
             call.is_program = is_program
+            call.has_refs = bool(shared.refs) or (own is not None and bool(own.refs))
             call.versions = (shared.versions, own.versions if own else no_each)
             if own is None:
                 call.trees = shared_sig
@@ -329,15 +332,15 @@ class Simulation:
             if place != here:
                 route = wires.route(here, place)
                 call.missing += 1
-                has_refs = shared.refs or (own is not None and own.refs)
                 parts = shared.parts + own.parts if own else shared.parts
-                control = 0 if has_refs and not parts else shared.control + (own.control if own else 0)
+                weight = shared.body + own.body if own else shared.body
+                control = 0 if call.has_refs and not parts else shared.control + (own.control if own else 0)
                 if share_hz is not None:
                     call.hz = float(share_hz[i])
                 if self.is_lossy and not self._all_present(route):
                     self.lose_call(call, self._absent(route))
                     continue
-                wires.send(Transfer("call", call, parts, control, route, call.hz, label))
+                wires.send(Transfer("call", call, parts, weight, control, route, call.hz, label))
             for ref in shared.refs:
                 self._need(call, ref, site)
             if own is not None:
@@ -390,10 +393,24 @@ class Simulation:
             self._try_start(site, resource)
             return
         queue = resource.queues[call.owner]
-        if queue[0] is call:
-            heappush(resource.ready, (self.kernel.now, call.number, call))
-            if resource.free:
-                self._try_start(site, resource)
+        if queue[0] is not call:
+            return
+        if resource.free and not resource.ready:  # the common case: nobody else waits
+            queue.popleft()
+            resource.free -= 1
+            self._start(site, call, resource)
+            self._advance(resource, call.owner, queue)
+            return
+        heappush(resource.ready, (self.kernel.now, call.number, call))
+        if resource.free:
+            self._try_start(site, resource)
+
+    def _advance(self, resource: Resource, owner: int, queue: deque[Call]) -> None:
+        """The next call of a program's queue is the oldest now; if its arguments are there it is ready."""
+        if not queue:
+            resource.queues.pop(owner, None)
+        elif queue[0].missing == -1:
+            heappush(resource.ready, (self.kernel.now, queue[0].number, queue[0]))
 
     def _try_start(self, site: Site, resource: Resource) -> None:
         """Start calls while slots are free: oldest ready call first, fillers last."""
@@ -415,11 +432,7 @@ class Simulation:
             resource.free -= 1
             self._start(site, call, resource)
             if call.priority >= 0:
-                queue = resource.queues[call.owner]
-                if not queue:
-                    del resource.queues[call.owner]
-                elif queue[0].missing == -1:
-                    heappush(resource.ready, (self.kernel.now, queue[0].number, queue[0]))
+                self._advance(resource, call.owner, resource.queues[call.owner])
 
     # --- running calls ----------------------------------------------------------------------------------------------------------------
 
@@ -445,8 +458,8 @@ class Simulation:
         root.leaves = price.leaves
         seconds, joules = price.at(site.device)
         call.joules = joules
-        if price.peak_bytes or site.shadow or site.held_bytes:
-            self._check_memory(site, call, price)
+        if price.peak_bytes + site.stored_bytes + site.held_bytes > site.room_bytes:
+            self._refuse_memory(site, call, price)
         call.end_s = now + seconds
         site.running[call] = None
         self.kernel.at(call.end_s, self.on_end, call)
@@ -482,15 +495,13 @@ class Simulation:
         assert isinstance(result, Result) and result.spent is not None
         return Price(result.spent, result.value, result.changes)
 
-    def _check_memory(self, site: Site, call: Call, price: Price) -> None:
-        stored = sum([entry[2] for entry in site.shadow.values()])
-        need = price.peak_bytes + stored + site.held_bytes
-        room = site.device.available_bytes
-        if need > room:
-            raise DoesNotFit(
-                f"{self.name_of(call.fn)} at '{site.name}' needs {need / 1e6:.1f} MB (peak {price.peak_bytes / 1e6:.1f}, state {stored / 1e6:.1f}, values "
-                f"{site.held_bytes / 1e6:.1f}); its device '{site.device.profile}' has {room / 1e6:.1f} MB available: use a smaller model, batch or submodel"
-            )
+    def _refuse_memory(self, site: Site, call: Call, price: Price) -> None:
+        need = price.peak_bytes + site.stored_bytes + site.held_bytes
+        raise DoesNotFit(
+            f"{self.name_of(call.fn)} at '{site.name}' needs {need / 1e6:.1f} MB (peak {price.peak_bytes / 1e6:.1f}, state {site.stored_bytes / 1e6:.1f}, "
+            f"values {site.held_bytes / 1e6:.1f}); its device '{site.device.profile}' has {site.room_bytes / 1e6:.1f} MB available: use a smaller model, "
+            f"batch or submodel"
+        )
 
     def on_end(self, call: Call) -> None:
         """A call ends: charge it, merge its state, make its value, start the next one."""
@@ -549,6 +560,8 @@ class Simulation:
                     f"device '{site.name}', state[{key!r}]: two overlapping calls wrote it ({self.name_of(call.fn)} began at {call.started_s:.6g} s); "
                     f"let one of them write, or issue them on the same resource"
                 )
+            before = site.shadow.get(key)
+            site.stored_bytes += price.state_bytes[key] - (before[2] if before is not None else 0)
             site.shadow[key] = (price.signatures[key], price.changes[key], price.state_bytes[key])
             site.state[key] = call.changes[key] if call.has_run else Later(call, key)
         self.kernel.number += 1
@@ -611,6 +624,11 @@ class Simulation:
 
     def _dispatch(self, root: Value) -> None:
         """Send the parts that are asked for and not yet under way, one message per place."""
+        if len(root.deliveries) == 1 and not root.carried:
+            (delivery,) = root.deliveries.values()
+            if not delivery.path and not delivery.is_asked and not delivery.is_lost and delivery.place != root.place:
+                self._carry_whole(root, delivery)
+                return
         fresh: dict[str, list[Delivery]] = {}
         for delivery in list(root.deliveries.values()):
             if delivery.is_asked or delivery.is_lost or delivery.arrived_s is not None:
@@ -622,6 +640,28 @@ class Simulation:
                 fresh.setdefault(delivery.place, []).append(delivery)
         for place, deliveries in fresh.items():
             self._carry(root, place, deliveries)
+
+    def _carry_whole(self, root: Value, delivery: Delivery) -> None:
+        """Send a whole value that one place has asked for: the common case, without the bookkeeping of parts."""
+        place, leaves = delivery.place, root.leaves
+        delivery.is_asked = True
+        delivery.missing = 1
+        parts: list[tuple[int, Any, int]] = []
+        body, control = 0, 0
+        for i, (_, weight, small) in enumerate(leaves):
+            if weight >= 0:
+                parts.append((id(root) * 64 + i, root, weight))
+                body += weight
+            else:
+                control += small
+        call = root.call
+        hz, label = (call.hz if call.issuer == place else None, self.name_of(call.fn)) if call is not None else (None, "put")
+        transfer = Transfer("value", (root, [delivery]), parts, body, control, self.wires.route(root.place, place), hz, label)
+        root.carried[place] = {i: transfer for i in range(len(leaves))}
+        if self.is_lossy and not self._all_present(transfer.route):
+            self._lose_transfer(transfer, self._absent(transfer.route))
+            return
+        self.wires.send(transfer)
 
     def _carry(self, root: Value, place: str, deliveries: list[Delivery]) -> None:
         carried = root.carried.setdefault(place, {})
@@ -649,7 +689,7 @@ class Simulation:
             route = self.wires.route(root.place, place)
             hz = root.call.hz if root.call is not None and root.call.issuer == place else None
             label = self.name_of(root.call.fn) if root.call is not None else "put"
-            transfer = Transfer("value", (root, []), parts, control, route, hz, label)
+            transfer = Transfer("value", (root, []), parts, sum([part[2] for part in parts]), control, route, hz, label)
             for i in wanted:
                 carried[i] = transfer
         for delivery, share in shares:
@@ -815,6 +855,9 @@ class Simulation:
         if level is not None:
             return level
         level = 0
+        if not call.has_refs and not call.state:
+            chosen[call] = 0
+            return 0
         stack: list[Call] = [call]
         while stack:  # iterative: chains can be long
             top = stack[-1]
@@ -834,10 +877,14 @@ class Simulation:
 
     def _execute(self, calls: list[Call]) -> None:
         jobs: list[Job] = []
+        checked: set[int] = set()  # a map's arguments are looked at once
         for call in calls:
-            self._check_versions(call)
-            args = map_leaves(self._value_of, call.args)
-            state = {key: value.call.changes[value.key] if type(value) is Later else value for key, value in call.state.items()}
+            for versions in call.versions:
+                if versions and id(versions) not in checked:
+                    checked.add(id(versions))
+                    self._check_versions(call, versions)
+            args = map_leaves(self._value_of, call.args) if call.has_refs else call.args
+            state = {key: value.call.changes[value.key] if type(value) is Later else value for key, value in call.state.items()} if call.state else {}
             jobs.append(Job(call.number, call.fn, self.name_of(call.fn), call.place, args, state, call.drawn, call.started_s or 0.0))
         results = self.executor.run(jobs)
         for call, result in zip(calls, results, strict=True):
@@ -879,14 +926,13 @@ class Simulation:
                 site.state[key] = result.changes[key]
         call.state = {}
 
-    def _check_versions(self, call: Call) -> None:
-        for version_list in call.versions:
-            for leaf, version in version_list:
-                if version_of(leaf) != version:
-                    raise RunFailed(
-                        f"{self.name_of(call.fn)} at device '{call.place}': an argument was changed in place after the call was issued at {call.made_at}; "
-                        f"make a new value instead (x = x + 1, not x += 1 on tensors)"
-                    )
+    def _check_versions(self, call: Call, versions: list[tuple[Any, int]]) -> None:
+        for leaf, version in versions:
+            if version_of(leaf) != version:
+                raise RunFailed(
+                    f"{self.name_of(call.fn)} at device '{call.place}': an argument was changed in place after the call was issued at {call.made_at}; "
+                    f"make a new value instead (x = x + 1, not x += 1 on tensors)"
+                )
 
     # --- rounds and totals ------------------------------------------------------------------------------------------------------------
 
@@ -955,13 +1001,14 @@ class _NoShape(Exception):
 class _Arguments:
     """Arguments looked through once: their Refs, bodies, control bytes and versions."""
 
-    __slots__ = ("_signature", "args", "control", "parts", "refs", "versions")
+    __slots__ = ("_signature", "args", "body", "control", "parts", "refs", "versions")
 
     def __init__(self, args: tuple[Any, ...]) -> None:
         self.args = args
         self.refs: list[SimRef] = []
         self.parts: list[tuple[int, Any, int]] = []
         self.versions: list[tuple[Any, int]] = []
+        self.body = 0
         self.control = 0
         self._signature: Any = None
         for _, leaf in leaves(args):
@@ -971,6 +1018,7 @@ class _Arguments:
             nbytes = body_bytes(leaf)
             if nbytes >= 0:
                 self.parts.append((key_of(leaf), leaf, nbytes))
+                self.body += nbytes
                 self.versions.append((leaf, version_of(leaf)))
             elif isinstance(leaf, Ref):
                 raise ScenarioError(f"argument {leaf!r}: got a Ref of another engine; allowed are Refs of this run")

@@ -1,10 +1,10 @@
-"""Centralized training, a reference: all clients send their data once, the server trains alone.
+"""Centralized training, a reference: every client sends its data once, the server trains alone.
 
-    D = union of the clients' data, sent up once and paid for
-    each round:  x <- H steps of SGD from x on D, at the server
+    each client n, when it is first there:  sends its data, and D <- D and these
+    each round:                             x <- H steps of SGD from x on D, at the server
 
 Symbols: x model, D `pool`, H `local_steps`, eta `lr`.
-Left out: privacy; this is what federated methods avoid.
+Left out: privacy; this is what federated methods avoid. Data that arrive at a client later (a stream) are not sent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from airloom.models.params import Params
 from airloom.program.here import Here
 from airloom.program.method import Method, State, ranged
 from airloom.program.node import Node
+
+Data = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +39,30 @@ class Centralized(Method):
     batch_size: int = ranged(1, 1_000_000, default=32)
 
     def init(self, server: Node, x: Params) -> State:
-        parts = server.map(self.send, server.clients)
-        _, _, lost = server.first(parts, len(parts))
-        pool = server.call(self.join, server.name, [r for r in parts if r not in lost])
-        return {"x": x, "pool": pool, "t": 0}
+        return {"x": x, "pool": None, "have": {}, "t": 0}
 
     def round(self, server: Node, s: State) -> State:
-        x = server.fetch(server.call(self.train, server.name, s["x"], s["pool"]))
+        x, pool, have = s["x"], s["pool"], s["have"]
+        new = server.map(self.send, [n for n in server.clients if n not in have])
+        _, _, lost = server.first(new, len(new))
+        new = [r for r in new if r not in set(lost)]
+        if new:
+            pool = server.call(self.join, server.name, new if pool is None else [pool, *new])
+            have = have | {r.place: True for r in new}
+        if pool is not None:
+            x = server.fetch(server.call(self.train, server.name, x, pool))
         server.report(round=s["t"], model=x)
-        return {"x": x, "pool": s["pool"], "t": s["t"] + 1}
+        return {"x": x, "pool": pool, "have": have, "t": s["t"] + 1}
 
-    def send(self, here: Here) -> dict[str, Any]:
+    def send(self, here: Here) -> Data:
         rows = here.data.all()
         return {"x": rows.x, "y": rows.y}
 
-    def join(self, here: Here, parts: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"x": torch.cat([p["x"] for p in parts]), "y": torch.cat([p["y"] for p in parts])}
+    def join(self, here: Here, parts: list[Data]) -> Data:
+        y = torch.cat([p["y"] for p in parts])
+        if isinstance(parts[0]["x"], dict):  # several modalities
+            return {"x": {name: torch.cat([p["x"][name] for p in parts]) for name in parts[0]["x"]}, "y": y}
+        return {"x": torch.cat([p["x"] for p in parts]), "y": y}
 
-    def train(self, here: Here, x: Params, pool: dict[str, Any]) -> Params:
+    def train(self, here: Here, x: Params, pool: Data) -> Params:
         return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, data=Batch(pool["x"], pool["y"]))

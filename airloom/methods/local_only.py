@@ -1,9 +1,9 @@
-"""Local training, a reference: every client trains alone; nothing is ever sent.
+"""Local training, a reference: every client trains alone; after the first model nothing is ever sent.
 
     each round:  every client n:  x_n <- H steps of SGD from x_n on its own data
 
 Symbols: x_n `x` in the client's state, H `local_steps`, eta `lr`.
-Left out: any exchange. The curve shows the mean over clients, each on its own test rows.
+Left out: any exchange. The curve shows the mean over clients, each on its own test rows; a client that is away counts with its last model.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ class LocalOnly(Method):
     batch_size: int = ranged(1, 1_000_000, default=16)
 
     def init(self, server: Node, x: Params) -> State:
-        return {"start": server.put(x), "t": 0}  # put: each client gets the first model once
+        return {"start": server.put(x), "own": {}, "t": 0}  # put: each client gets the first model once
 
     def round(self, server: Node, s: State) -> State:
         out = server.map(self.client, server.clients, s["start"])
-        _, _, lost = server.first([r["done"] for r in out], len(out))  # None: the barrier
-        own = {r.place: r["x"] for r in out if r["done"] not in lost}
-        server.report(round=s["t"], personal=own)
-        return {"start": s["start"], "t": s["t"] + 1}
+        done, _, _ = server.first([r["done"] for r in out], len(out))  # None: the barrier
+        came = {r.place for r in done}
+        own = s["own"] | {r.place: r["x"] for r in out if r.place in came}
+        server.report(round=s["t"], personal=own or None)
+        return {"start": s["start"], "own": own, "t": s["t"] + 1}
 
     def client(self, here: Here, start: Params) -> dict[str, Any]:
         x = here.train(here.state.get("x", start), steps=self.local_steps, lr=self.lr, batch_size=self.batch_size)

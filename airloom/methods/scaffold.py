@@ -1,14 +1,17 @@
 """SCAFFOLD: control variates take the clients' drift out of the local steps.
 
+    P = m clients, drawn uniformly
     each client n in P:  y = H steps of  y <- y - eta (g_n(y) - c_n + c),  from y = x
                          c_n+ = c_n - c + (x - y) / (H eta)                             (option II)
                          sends  dx = y - x,  dc = c_n+ - c_n;  c_n <- c_n+
-    x <- x + eta_g mean(dx),   c <- c + (|P| / N) mean(dc)
+    x <- x + eta_g mean(dx),   c <- c + (|P| / |N|) mean(dc)
 
 Paper: Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020,
 arXiv 1910.06378, Algorithm 1.
 Symbols: x global model, c and c_n control variates, H `local_steps` (K), eta `lr` (eta_l), eta_g `server_lr`, P participants (S), N all clients.
 Left out: option I (a gradient pass at x). A client's variate stays at the client; c travels down with x, dc up with dx: twice FedAvg's bytes.
+Ours, for clients that come and go: c is kept as |N| c = sum_n c_n over all clients ever seen; and a client moves c_n on only once it knows that the
+server got dc, from one alternating bit (`bit`) that comes down with x. Else a lost dc leaves c != mean(c_n), and a bias, for good.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from airloom.models.params import Params, zeros_like
+from airloom.parts.select import Uniform
 from airloom.program.here import Here
 from airloom.program.method import Method, State, ranged
 from airloom.program.node import Node
@@ -28,7 +32,7 @@ class Scaffold(Method):
 
     Arguments:
         server_lr: step of the server along the mean update (1, paper's experiments).
-        fraction: share of the clients that take part in a round, drawn uniformly; at least one does.
+        fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
     """
 
@@ -41,23 +45,24 @@ class Scaffold(Method):
     batch_size: int = ranged(1, 1_000_000, default=16)
 
     def init(self, server: Node, x: Params) -> State:
-        return {"x": x, "c": zeros_like(x), "t": 0}
+        return {"x": x, "sum": zeros_like(x), "bit": {}, "t": 0}
 
     def round(self, server: Node, s: State) -> State:
-        N, x, c = server.clients, s["x"], s["c"]
-        m = max(1, round(self.fraction * len(N)))
-        P = [N[i] for i in sorted(server.rng("select", s["t"]).permutation(len(N))[:m])]
-        out = server.map(self.client, P, x, c)
+        x, present = s["x"], server.clients
+        bit = s["bit"] | {n: False for n in present if n not in s["bit"]}  # of all clients ever seen: N
+        c = s["sum"] / max(len(bit), 1)
+        P = Uniform().choose(present, max(1, round(self.fraction * len(present))), {"samples": bit}, server.rng("select", s["t"]))
+        out = server.map(self.client, P, x, c, each=[(bit[n],) for n in P])
         d = server.reduce(out, like={"dx": x, "dc": c})
-        there = sum(r.arrived_s is not None for r in out)
+        came = [r.place for r in out if r.arrived_s is not None]
         x = x + self.server_lr * d["dx"]
-        c = c + (there / max(len(N), 1)) * d["dc"]
         server.report(round=s["t"], model=x)
-        return {"x": x, "c": c, "t": s["t"] + 1}
+        return {"x": x, "sum": s["sum"] + len(came) * d["dc"], "bit": bit | {n: not bit[n] for n in came}, "t": s["t"] + 1}
 
-    def client(self, here: Here, x: Params, c: Params) -> dict[str, Params]:
-        c_n = here.state.get("c", zeros_like(x))
+    def client(self, here: Here, x: Params, c: Params, bit: bool) -> dict[str, Params]:
+        is_known = here.state.get("bit") == bit  # the server has the last dc
+        c_n = here.state.get("c+" if is_known else "c", zeros_like(x))
         y = here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, shift=c - c_n)
         c_new = c_n - c + (x - y) / (self.local_steps * self.lr)
-        here.state["c"] = c_new
+        here.state.update({"c": c_n, "c+": c_new, "bit": not bit})
         return {"dx": y - x, "dc": c_new - c_n}

@@ -93,7 +93,10 @@ _FORMULAS: dict[Any, Any] = {  # torch's own, and two that it has for CUDA only
 
 @final
 class Flops(TorchDispatchMode):
-    """Count the FLOPs of the operations inside `with`, by torch's formulas; torch's own counter hooks into modules, which `grad` to inputs forbids."""
+    """Count the FLOPs of the operations inside `with`, by torch's formulas.
+
+    Torch's own counter also hooks into modules, which a gradient with respect to the inputs does not allow.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,13 +188,12 @@ def step_price(spec: ModelSpec, batch: Batch, options: Options) -> Price:
     def run() -> Price:
         x, b = spec.meta(), _meta(batch)
         two = [Batch(b.x, b.y, b.ids, b.weight, b.classes)] * 2
-        vector = x if any(extras[:2]) else None
         dry = Options(
             lr=lr,
             objective=without_values(options.objective),
             optimizer=optimizer,
-            shift=vector if extras[0] else None,
-            prox=(1.0, x.to_meta()) if extras[1] else None,
+            shift=spec.meta() if extras[0] else None,
+            prox=(1.0, spec.meta()) if extras[1] else None,
             clip_norm=options.clip_norm,
             only=options.only,
             seed=0,

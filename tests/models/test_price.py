@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def tokens() -> Batch:
 def test_mlp() -> None:
     sizes = [20, 12, 9, 4]
     spec = zoo.mlp(inputs=20, hidden=(12, 9), classes=4)
-    per_layer = [2 * B * a * b for a, b in zip(sizes, sizes[1:], strict=False)]
+    per_layer = [2 * B * a * b for a, b in pairwise(sizes)]
     assert forward_flops(spec, images(20).x) == sum(per_layer)
     assert gradient_flops(spec, images(20), CrossEntropy()) == 3 * sum(per_layer) - per_layer[0]  # no gradient with respect to the inputs
     assert train_flops(spec, images(20), CrossEntropy(), steps=7) == 7 * (3 * sum(per_layer) - per_layer[0])
