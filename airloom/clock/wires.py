@@ -324,8 +324,8 @@ class Wires:
     def on_medium(self, subject: tuple[str, int]) -> None:
         """The next flow of a shared medium ends, unless the medium has changed since."""
         medium, version = subject
-        if self.version[medium] != version:
-            return
+        if self.version[medium] != version or medium in self.dirty:
+            return  # it has changed; the end of the instant finds the next end anew
         self.dirty[medium] = None
         for flow in self.media[medium].finish(self.kernel.now):
             self.on_end(flow)  # type: ignore[arg-type]

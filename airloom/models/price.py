@@ -10,19 +10,23 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from airloom.models.batch import Batch, Inputs
+from airloom.errors import AirloomError
+from airloom.models.batch import Batch, Inputs, map_inputs
 from airloom.models.memory import PeakMemory
 from airloom.models.module import ModelSpec
 from airloom.models.objective import Objective, signature, without_values
+from airloom.models.params import Params
 from airloom.models.step import SGD, Optimizer, Options, run_forward, run_gradient, run_loss, run_training
 from airloom.models.submodel import Submodel
 from airloom.models.tape import Tape, run_kept, run_vjp
@@ -166,110 +170,129 @@ def shapes_of(batch: Batch) -> object:
     return x, tuple(batch.y.shape), batch.y.dtype, batch.weight is not None
 
 
-def _cached(key: object, run: Callable[[], Price]) -> Price:
+def _cached(key: object, dry: Callable[[], Price], real: Callable[[], Price] | None) -> Price:
+    """Return the price under a key, from a dry run; where that needs contents, from a real run, which is not kept."""
     found = _prices.get(key)
     if found is None:
-        found = _prices[key] = run()
+        try:
+            found = dry()
+        except AirloomError:
+            raise
+        except Exception:  # the objective or the module looks at values
+            if real is None:
+                raise
+            return real()
+        _prices[key] = found
         while len(_prices) > _PRICES_KEPT:
             _prices.popitem(last=False)
     return found
+
+
+def step_price(spec: ModelSpec, batch: Batch, options: Options, x: Params | None = None) -> Price:
+    """Return the price of one step of `train` with these options (the mean of two steps, so that optimizer state is there).
+
+    `x`, here and below: real values, to fall back on where a dry run needs contents.
+    """
+    extras = (options.shift is not None, options.prox is not None, options.clip_norm is not None)
+    key = ("step", spec.form, shapes_of(batch), signature(options.objective), options.optimizer, extras, options.only)
+
+    def run(start: Params, b: Batch, given: Options) -> Price:
+        two = [Batch(b.x, b.y, b.ids, b.weight, b.classes)] * 2
+        with spec.skeleton(start.flat.device) as skeleton:
+            price = measure(lambda: run_training(skeleton, start, two, given))
+        halves = {"flops": price.flops / 2, "moved_bytes": price.moved_bytes // 2}
+        return replace(price, **halves, parts=tuple(price.out.parts), out=None)
+
+    def dry() -> Price:
+        shapes = replace(
+            options,
+            lr=0.0,
+            objective=without_values(options.objective),
+            shift=spec.meta() if extras[0] else None,
+            prox=(1.0, spec.meta()) if extras[1] else None,
+        )
+        return run(spec.meta(), _meta(batch), shapes)
+
+    return _cached(key, dry, None if x is None or x.is_meta else lambda: run(x, batch, replace(options, lr=0.0)))
+
+
+def gradient_price(spec: ModelSpec, batch: Batch, objective: Objective, wrt: tuple[str, ...] = ("params",), x: Params | None = None) -> Price:
+    """Return the price of one gradient."""
+
+    def run(start: Params, b: Batch, f: Objective) -> Price:
+        with spec.skeleton(start.flat.device) as skeleton:
+            return replace(measure(lambda: run_gradient(skeleton, start, b, f, 0, wrt)), out=None)
+
+    key = ("gradient", spec.form, shapes_of(batch), signature(objective), wrt)
+    dry = partial(_dry, lambda b: run(spec.meta(), b, without_values(objective)), batch)
+    return _cached(key, dry, None if x is None or x.is_meta else lambda: run(x, batch, objective))
+
+
+def loss_price(spec: ModelSpec, batch: Batch, objective: Objective, x: Params | None = None) -> Price:
+    """Return the price of one evaluation of the loss."""
+
+    def run(start: Params, b: Batch, f: Objective) -> Price:
+        with spec.skeleton(start.flat.device) as skeleton:
+            return replace(measure(lambda: run_loss(skeleton, start, b, f)), out=None)
+
+    key = ("loss", spec.form, shapes_of(batch), signature(objective))
+    dry = partial(_dry, lambda b: run(spec.meta(), b, without_values(objective)), batch)
+    return _cached(key, dry, None if x is None or x.is_meta else lambda: run(x, batch, objective))
+
+
+def _dry(run: Callable[[Batch], Price], batch: Batch) -> Price:
+    return run(_meta(batch))
 
 
 def _meta(batch: Batch) -> Batch:
     return batch if batch.is_meta else batch.to("meta")
 
 
-def step_price(spec: ModelSpec, batch: Batch, options: Options) -> Price:
-    """Return the price of one step of `train` with these options (the mean of two steps, so that optimizer state is there)."""
-    lr, optimizer = (0.0 if callable(options.lr) or not isinstance(options.lr, float | int) else options.lr), options.optimizer
-    extras = (options.shift is not None, options.prox is not None, options.clip_norm is not None)
-    key = ("step", spec.form, shapes_of(batch), signature(options.objective), optimizer, extras, options.only)
-
-    def run() -> Price:
-        x, b = spec.meta(), _meta(batch)
-        two = [Batch(b.x, b.y, b.ids, b.weight, b.classes)] * 2
-        dry = Options(
-            lr=lr,
-            objective=without_values(options.objective),
-            optimizer=optimizer,
-            shift=spec.meta() if extras[0] else None,
-            prox=(1.0, spec.meta()) if extras[1] else None,
-            clip_norm=options.clip_norm,
-            only=options.only,
-            seed=0,
-        )
-        with spec.skeleton("meta") as skeleton:
-            price = measure(lambda: run_training(skeleton, x, two, dry))
-        halves = {"flops": price.flops / 2, "moved_bytes": price.moved_bytes // 2}
-        return replace(price, **halves, parts=tuple(price.out.parts), out=None)
-
-    return _cached(key, run)
-
-
-def gradient_price(spec: ModelSpec, batch: Batch, objective: Objective, wrt: tuple[str, ...] = ("params",)) -> Price:
-    """Return the price of one gradient."""
-
-    def run() -> Price:
-        x, b, f = spec.meta(), _meta(batch), without_values(objective)
-        with spec.skeleton("meta") as skeleton:
-            return measure(lambda: run_gradient(skeleton, x, b, f, 0, wrt))
-
-    return _cached(("gradient", spec.form, shapes_of(batch), signature(objective), wrt), run)
-
-
-def loss_price(spec: ModelSpec, batch: Batch, objective: Objective) -> Price:
-    """Return the price of one evaluation of the loss."""
-
-    def run() -> Price:
-        x, b, f = spec.meta(), _meta(batch), without_values(objective)
-        with spec.skeleton("meta") as skeleton:
-            return measure(lambda: run_loss(skeleton, x, b, f))
-
-    return _cached(("loss", spec.form, shapes_of(batch), signature(objective)), run)
-
-
-def forward_price(spec: ModelSpec, inputs: Inputs, until: str | None = None) -> Price:
-    """Return the price of one forward pass without gradients; `out` is its result on meta tensors."""
-    key = ("forward", spec.form, _inputs_key(inputs), until)
-
-    def run() -> Price:
-        x, given = spec.meta(), _meta_inputs(inputs)
-        with spec.skeleton("meta") as skeleton:
-            return measure(lambda: run_forward(skeleton, x, given, until))
-
-    return _cached(key, run)
+def _meta_inputs(inputs: Inputs) -> Inputs:
+    return map_inputs(lambda t: t.to("meta"), inputs)
 
 
 def _inputs_key(inputs: Inputs) -> object:
     return shapes_of(Batch(inputs, torch.empty(0, device="meta")))
 
 
-def _meta_inputs(inputs: Inputs) -> Inputs:
-    return tree_map(lambda t: t.to("meta"), inputs)
+def forward_price(spec: ModelSpec, inputs: Inputs, until: str | None = None, x: Params | None = None) -> Price:
+    """Return the price of one forward pass without gradients; `out` is its result on meta tensors."""
+
+    def run(start: Params, given: Inputs) -> Price:
+        with spec.skeleton(start.flat.device) as skeleton:
+            return measure(lambda: run_forward(skeleton, start, given, until))
+
+    key = ("forward", spec.form, _inputs_key(inputs), until)
+    return _cached(key, lambda: run(spec.meta(), _meta_inputs(inputs)), None if x is None or x.is_meta else lambda: run(x, inputs))
 
 
-def kept_price(spec: ModelSpec, inputs: Inputs, until: str | None = None) -> Price:
+def kept_price(spec: ModelSpec, inputs: Inputs, until: str | None = None, x: Params | None = None) -> Price:
     """Return the price of one forward pass that is kept; `out` is its result on meta tensors, `held_bytes` what the Tape keeps alive."""
 
-    def run() -> Price:
-        x, given = spec.meta(), _meta_inputs(inputs)
-        with spec.skeleton("meta") as skeleton:
-            price = measure(lambda: run_kept(skeleton, x, given, until, 0, 0))
+    def run(start: Params, given: Inputs) -> Price:
+        with spec.skeleton(start.flat.device) as skeleton:
+            price = measure(lambda: run_kept(skeleton, start, given, until, 0, 0))
         return replace(price, out=price.out[0])
 
-    return _cached(("kept", spec.form, _inputs_key(inputs), until), run)
+    key = ("kept", spec.form, _inputs_key(inputs), until)
+    return _cached(key, lambda: run(spec.meta(), _meta_inputs(inputs)), None if x is None or x.is_meta else lambda: run(x, inputs))
 
 
 def vjp_price(tape: Tape, wrt: tuple[str, ...]) -> Price:
     """Return the price of one backward pass through a Tape."""
     spec, inputs = tape.spec, tape.inputs
 
-    def run() -> Price:
+    def dry() -> Price:
         with spec.skeleton("meta") as skeleton:
             out, again = run_kept(skeleton, spec.meta(), _meta_inputs(inputs), tape.until, 0, 0)
         return replace(measure(lambda: run_vjp(again, out, wrt)), out=None)
 
-    return _cached(("vjp", spec.form, _inputs_key(inputs), tape.until, wrt), run)
+    def real() -> Price:
+        ones = tree_map(lambda t: torch.ones_like(t) if isinstance(t, Tensor) else t, tape.outputs)
+        return replace(measure(lambda: run_vjp(tape, ones, wrt)), out=None)
+
+    return _cached(("vjp", spec.form, _inputs_key(inputs), tape.until, wrt), dry, None if tape.is_meta else real)
 
 
 def gradient_flops(spec: ModelSpec, batch: Batch, objective: Objective, only: Submodel | None = None) -> float:

@@ -113,7 +113,7 @@ def train(
     is_meta = x.is_meta or batches.is_meta
     price: Price | None = None
     if steps and (is_meta or cost is not None):
-        price = step_price(x.spec, batches[0], options)
+        price = step_price(x.spec, batches[0], options, x)
     if cost is not None and price is not None:
         cost.add(price, times=steps, steps=steps, samples=samples)
     if is_meta:
@@ -161,7 +161,7 @@ def grad(
     ordered = tuple(s for s in ("params", "inputs") if s in sides)
     is_meta = x.is_meta or batch.is_meta
     if cost is not None:
-        cost.add(gradient_price(x.spec, batch, objective, ordered), steps=1, samples=len(batch))
+        cost.add(gradient_price(x.spec, batch, objective, ordered, x), steps=1, samples=len(batch))
     found: dict[str, Any] = {}
     if is_meta:
         found = {"params": x.spec.meta(), "inputs": map_inputs(lambda t: t.to("meta"), batch.x)}
@@ -185,7 +185,7 @@ def loss(x: Params, batch: Batch, *, objective: Objective | None = None, cost: C
     """Return the objective at `x` in evaluation mode, without a gradient."""
     objective = CrossEntropy() if objective is None else objective
     if cost is not None:
-        cost.add(loss_price(x.spec, batch, objective), samples=len(batch) / 3)
+        cost.add(loss_price(x.spec, batch, objective, x), samples=len(batch) / 3)
     if (x.is_meta or batch.is_meta) and not is_measuring():
         return _unknown()
     with x.spec.skeleton(x.flat.device) as skeleton:
@@ -206,7 +206,7 @@ def forward(x: Params, batch: Batch | Inputs, *, keep: bool = False, until: str 
     is_meta = (x.is_meta or first_tensor(inputs).is_meta) and not is_measuring()
     price: Price | None = None
     if is_meta or keep or cost is not None:
-        price = kept_price(x.spec, inputs, until) if keep else forward_price(x.spec, inputs, until)
+        price = kept_price(x.spec, inputs, until, x) if keep else forward_price(x.spec, inputs, until, x)
     if cost is not None and price is not None:
         cost.add(price, samples=n / 3)
     if is_meta and price is not None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from airloom.models import price as price_module
 from airloom.models import zoo
@@ -15,7 +16,7 @@ from airloom.models.batch import Batch, Batches
 from airloom.models.distill import KLTo
 from airloom.models.lora import lora
 from airloom.models.memory import PeakMemory, peak_bytes_of
-from airloom.models.module import ModelSpec
+from airloom.models.module import ModelSpec, model
 from airloom.models.objective import CrossEntropy, NextToken
 from airloom.models.price import (
     Cost,
@@ -32,7 +33,7 @@ from airloom.models.price import (
 from airloom.models.step import SGD, AdamW, Options, run_forward, run_gradient, run_training
 from airloom.models.submodel import components, layers, ranks, width
 from airloom.models.tape import run_kept
-from airloom.models.train import train
+from airloom.models.train import forward, grad, loss, train, vjp
 
 B, T, V, D = 3, 5, 7, 8
 
@@ -206,12 +207,36 @@ def test_prices_are_cached_by_form_and_shape() -> None:
     assert gradient_price(a, images(20), CrossEntropy()) is not gradient_price(a, images(20), CrossEntropy(smoothing=0.1))
 
 
-def test_an_objective_that_looks_at_values_cannot_be_priced() -> None:
-    def curious(out: Tensor, batch: Batch) -> Tensor:
-        return out.sum() * (2 if out.max().item() > 0 else 1)
+class Curious(nn.Module):
+    """Looks at values."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(20, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * (2 if x.max().item() > 0 else 1)
+
+
+def test_what_looks_at_values_cannot_be_priced_ahead_but_costs_the_same_when_it_runs() -> None:
+    def curious(out: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(out, batch.y) * (2 if out.max().item() > 0 else 1)
+
+    spec, batch, cost, same = zoo.softmax_regression(inputs=20, classes=4), images(20), Cost(), Cost()
     with pytest.raises(RuntimeError):
-        gradient_flops(zoo.mlp(inputs=20), images(20), curious)
+        gradient_flops(spec, batch, curious)
+    other = model(Curious)
+    for x, f, meter in ((spec.initial(0), curious, cost), (other.initial(0), CrossEntropy(), same)):
+        train(x, Batches.stacked(batch, 1, B), lr=0.1, objective=f, cost=meter)
+        grad(x, batch, objective=f, cost=meter)
+        loss(x, batch, objective=f, cost=meter)
+        forward(x, batch, cost=meter)
+        vjp(*forward(x, batch, keep=True, cost=meter)[::-1], wrt="params", cost=meter)
+    one = 2 * B * 20 * 4
+    assert cost.flops == same.flops == (2 + 2 + 1 + 1 + 1 + 1) * one
+    for call in (forward, loss, grad):
+        with pytest.raises(RuntimeError):
+            call(other.meta(), batch)
 
 
 def test_costs_add_up() -> None:
