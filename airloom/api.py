@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from airloom.program.method import Method, Service
 from airloom.records import compare as comparing
 from airloom.records.compare import Comparison
 from airloom.records.record import FILE, Record, direction_of, load, reached
-from airloom.resolve import Candidate, Sets, World, fields_of, find_method, find_scenario, labels, settle
+from airloom.resolve import Candidate, Sets, World, cores, fields_of, find_method, find_scenario, labels, settle
 from airloom.runner import SMOOTH, Options, Progress, Run, versions
 from airloom.scenarios.scenario import Scenario
 
@@ -375,11 +374,12 @@ def go_on(
     scenario: Callable[..., Scenario] | Scenario | None = None,
     method: Method | Service | None = None,
     workers: int | None = None,
+    begins: Callable[[Job], None] | None = None,
     progress: Any = None,
 ) -> Run | Compared:
-    """Resume what lies in a folder, with all that a comparison leaves."""
+    """Resume what lies in a folder, with all that a comparison leaves; `begins` is told a run's job before it goes on."""
     if (folder / PLAN).is_file():
-        plan = _plan(folder)
+        plan = plan_of(folder)
         if plan["jobs"] is None:
             raise RecordError(f"resume('{folder}'): its methods or scenario were Python objects that no file holds; compare them again")
         if (folder / TABLE).is_file():
@@ -393,6 +393,8 @@ def go_on(
         raise RecordError(f"resume('{folder}'): its header does not say how it was made; only runs of airloom run and airloom.run can be resumed")
     job = Job.of(header, world=None if scenario is None else find_scenario(scenario), method=method)
     _warn_of_changes(folder, header, job)
+    if begins is not None:
+        begins(job)
     return jobs.execute(job, folder, progress=progress, is_resumed=True)
 
 
@@ -417,7 +419,7 @@ def show(folder: Path | str) -> Record | Comparison:
     """
     folder = Path(folder)
     if (folder / PLAN).is_file():
-        plan = _plan(folder)
+        plan = plan_of(folder)
         records = [load(path.parent) for path in sorted(folder.glob(f"*/{FILE}"))]
         there = [record.header.get("label") for record in records]
         target = plan["target"] and (plan["target"][0], plan["target"][1])
@@ -427,7 +429,8 @@ def show(folder: Path | str) -> Record | Comparison:
     return load(folder)
 
 
-def _plan(folder: Path) -> dict[str, Any]:
+def plan_of(folder: Path) -> dict[str, Any]:
+    """Return the plan of a comparison."""
     try:
         return json.loads((folder / PLAN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -503,9 +506,3 @@ def safe(name: str) -> str:
     'fedavg-select=power_of_choice-candidates=20-0'
     """
     return re.sub(r"-{2,}", "-", re.sub(r"[^\w.=+-]", "-", name)).strip("-.")
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

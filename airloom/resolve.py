@@ -355,6 +355,12 @@ def names_in(room: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_") and m.name not in NOT_SCENARIOS)
 
 
+def methods_there_are() -> list[str]:
+    """Return the modules of airloom.methods that hold a method; imports them all."""
+    loaded = {name: load_module(f"airloom.methods.{name}") for name in names_in("methods")}
+    return [name for name, module in loaded.items() if any(_is_method(thing, module) for thing in vars(module).values())]
+
+
 def load_module(place: str) -> ModuleType:
     """Return the module of a Python file or of a dotted name.
 
@@ -709,3 +715,9 @@ def _from_json(path: Path, sets: Sets) -> World:
     function = find_function(text)
     both = Sets(method={}, scenario={**read.get("fields", {}), **sets.scenario}, task={**read.get("task", {}), **sets.task})
     return _world(function, _text_of(function), both)
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

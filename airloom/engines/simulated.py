@@ -22,14 +22,16 @@ from airloom.clock.kernel import Kernel, Program
 from airloom.clock.meter import SiteMeter, Totals
 from airloom.clock.rng import generator
 from airloom.clock.wires import Endpoint, Transfer, Wire, Wires
+from airloom.engines.air import over_the_air
 from airloom.engines.executors import Executor, Job, Result
 from airloom.engines.pending import Call, Delivery, Later, SimRef, Value, Wait
 from airloom.engines.price import Price, Pricer, leaf_sizes, tree_bytes
+from airloom.engines.snapshot import snapshot
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed, ScenarioError
 from airloom.network.network import Network, Place
 from airloom.program.method import function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
-from airloom.program.reducer import MEAN, Accumulator, Fold, Reducer
+from airloom.program.reducer import MEAN, Accumulator, AirSum, Fold, Reducer
 from airloom.program.ref import Ref
 from airloom.program.tree import Path, at, body_bytes, control_bytes, key_of, leaves, map_leaves, signature, to_meta, version_of
 from airloom.tasks.task import Task
@@ -1086,8 +1088,6 @@ class SimNode(Node):
 
     @property
     def network(self) -> Snapshot:
-        from airloom.engines.snapshot import snapshot
-
         return snapshot(self.sim, self.site)
 
     def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
@@ -1174,17 +1174,38 @@ class SimNode(Node):
         _, lost = self._wait(many, len(many), None, "fetch")
         if lost:
             raise DeviceLost(many[lost[0]].root.lost_device)
-        self._prefetch(many)
+        self.prefetch(many)
         values = [self.sim.value(ref) for ref in many]
         return values if isinstance(refs, list | tuple) else values[0]
 
-    def _prefetch(self, refs: Sequence[SimRef]) -> None:
+    def prefetch(self, refs: Sequence[SimRef]) -> None:
         """Run all missing numerics in as few sets as the cap allows."""
         calls = [ref.root.call for ref in refs if not ref.root.has_value and ref.root.call is not None]
         for start in range(0, len(calls), FLUSH_CAP):
             batch = [call for call in calls[start : start + FLUSH_CAP] if not call.has_run]
             if batch:
                 self.sim.flush(batch)
+
+    def wait_made(self, refs: Sequence[SimRef]) -> tuple[list[int], list[int]]:
+        """Wait until all values are made where they are; nothing is sent. Return indices of the made and of the lost ones."""
+        sim = self.sim
+        wait = Wait(self.running, len(refs), len(refs))
+        for i, ref in enumerate(refs):
+            delivery = sim.ask(ref, sim.sites[ref.root.place])
+            if delivery.arrived_s is not None:
+                wait.arrived.append(i)
+            elif delivery.is_lost:
+                wait.lost.append(i)
+            else:
+                delivery.waiters.append((wait, i))
+        if len(wait.arrived) + len(wait.lost) < len(refs):
+            sim.park(f"{len(refs)} values to be made")
+        wait.is_over = True
+        return wait.arrived, wait.lost
+
+    def over_the_air(self, over: AirSum, refs: Sequence[Ref]) -> Any:
+        """Let the channel add values up; see `AirSum`."""
+        return over_the_air(self, over, refs)  # type: ignore[arg-type]
 
     def first(self, refs: Sequence[Ref], k: int, timeout_s: float | None = None) -> tuple[list[Ref], list[Ref], list[Ref]]:
         if k < 0:
@@ -1226,7 +1247,7 @@ class SimNode(Node):
         fold = Accumulator()
         for start in range(0, len(kept), FLUSH_CAP):
             block = kept[start : start + FLUSH_CAP]
-            self._prefetch([refs[i] for i in block])  # type: ignore[misc]
+            self.prefetch([refs[i] for i in block])  # type: ignore[misc]
             for i in block:
                 fold.add(self.sim.value(refs[i]), given[i] * scale)  # type: ignore[arg-type]
         return fold.value()

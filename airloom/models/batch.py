@@ -30,7 +30,8 @@ def first_tensor(x: Inputs) -> Tensor:
     return next(iter(x.values())) if isinstance(x, dict) else x
 
 
-@dataclass(frozen=True, slots=True)
+@final
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Some samples: inputs, labels, their ids in the data set, and optional weights.
 

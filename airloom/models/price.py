@@ -57,7 +57,8 @@ class Cost:
     """A meter: library calls that are given one add their price to it, the same number in a dry run and in a real one.
 
     `flops`, `moved_bytes`: sums. `peak_bytes`: the largest. `steps`: optimizer steps and gradients. `samples`: training samples, or their
-    equivalent (a forward pass counts a third, a backward pass two thirds), for device profiles measured in seconds per sample.
+    equivalent (a forward pass counts a third, a backward pass two thirds), and `width`: the widest model that ran (0 before any), for device
+    profiles measured in seconds per sample by width.
     """
 
     flops: float = 0.0
@@ -65,13 +66,15 @@ class Cost:
     samples: float = 0.0
     moved_bytes: int = 0
     peak_bytes: int = 0
+    width: float = 0.0
 
-    def add(self, price: Price, *, times: int = 1, steps: int = 0, samples: float = 0.0) -> None:
-        """Add `times` units of work."""
+    def add(self, price: Price, *, times: int = 1, steps: int = 0, samples: float = 0.0, width: float = 1.0) -> None:
+        """Add `times` units of work on a model of this width."""
         if times:
             self.flops += price.flops * times
             self.moved_bytes += price.moved_bytes * times
             self.peak_bytes = max(self.peak_bytes, price.peak_bytes)
+            self.width = max(self.width, width)
         self.steps += steps
         self.samples += samples
 

@@ -345,7 +345,13 @@ class Width(Submodel):
 
 
 def width(fraction: float) -> Submodel:
-    """Select the first `ceil(fraction * n)` entries of every named width axis (nested slices; inputs and outputs of the model stay whole)."""
+    """Select the first `ceil(fraction * n)` entries of every named width axis (nested slices; inputs and outputs of the model stay whole).
+
+    >>> from airloom.models import zoo
+    >>> spec = zoo.mlp(inputs=3, hidden=(8,), classes=2)
+    >>> [leaf.shape for leaf in spec.slice(width(0.3)).leaves]
+    [(3, 3), (3,), (2, 3), (2,)]
+    """
     if not 0.0 < fraction <= 1.0:
         raise ScenarioError(f"width({fraction}): allowed: 0 < fraction <= 1")
     return Width(fraction=float(fraction))
@@ -385,6 +391,12 @@ def ranks(rows: Mapping[str, Iterable[int]] | Iterable[int] | int, scale: float 
     ---------
     rows: per pair the rows of A (and columns of B) to take; or one list for all pairs; or a number k for the first k. Pairs not named stay whole.
     scale: extra factor on the output of the chosen pairs (FSLoRA: r / k).
+
+    >>> from airloom.models import zoo
+    >>> from airloom.models.lora import lora
+    >>> spec = lora(zoo.mlp(inputs=5, hidden=(4,), classes=3), rank=8, targets=["out"])
+    >>> [leaf.shape for leaf in spec.slice(ranks({"out": [6, 1]}, scale=8 / 2)).leaves]
+    [(2, 4), (3, 2)]
     """
     if isinstance(rows, Mapping):
         chosen = tuple((str(pair), _ids(ids, f"ranks({pair!r})")) for pair, ids in sorted(rows.items()))
@@ -440,6 +452,11 @@ def neurons(picks: Mapping[str, Iterable[int]] | None = None, *, share: float | 
     ---------
     picks: per named axis the neurons to take; axes not named stay whole.
     share: instead, the first `max(1, round(share * n))` neurons of the axes in `axes` (default: every width axis), for sizing.
+
+    >>> from airloom.models import zoo
+    >>> spec = zoo.mlp(inputs=3, hidden=(8,), classes=2)
+    >>> spec.slice(neurons({"hidden1": [0, 7]})).size, spec.slice(neurons(share=0.25)).size
+    (14, 14)
     """
     if (picks is None) == (share is None):
         raise ScenarioError(f"neurons(picks={picks}, share={share}): allowed: exactly one of the two")

@@ -115,7 +115,7 @@ def train(
     if steps and (is_meta or cost is not None):
         price = step_price(x.spec, batches[0], options, x)
     if cost is not None and price is not None:
-        cost.add(price, times=steps, steps=steps, samples=samples)
+        cost.add(price, times=steps, steps=steps, samples=samples, width=x.spec.width)
     if is_meta:
         names = price.parts if price is not None else ()
         log = TrainLog(loss=_unknown(), loss_by={n: _unknown() for n in names}, grad_square=_unknown(), steps=steps, samples=samples)
@@ -161,7 +161,7 @@ def grad(
     ordered = tuple(s for s in ("params", "inputs") if s in sides)
     is_meta = x.is_meta or batch.is_meta
     if cost is not None:
-        cost.add(gradient_price(x.spec, batch, objective, ordered, x), steps=1, samples=len(batch))
+        cost.add(gradient_price(x.spec, batch, objective, ordered, x), steps=1, samples=len(batch), width=x.spec.width)
     found: dict[str, Any] = {}
     if is_meta:
         found = {"params": x.spec.meta(), "inputs": map_inputs(lambda t: t.to("meta"), batch.x)}
@@ -185,7 +185,7 @@ def loss(x: Params, batch: Batch, *, objective: Objective | None = None, cost: C
     """Return the objective at `x` in evaluation mode, without a gradient."""
     objective = CrossEntropy() if objective is None else objective
     if cost is not None:
-        cost.add(loss_price(x.spec, batch, objective, x), samples=len(batch) / 3)
+        cost.add(loss_price(x.spec, batch, objective, x), samples=len(batch) / 3, width=x.spec.width)
     if (x.is_meta or batch.is_meta) and not is_measuring():
         return _unknown()
     with x.spec.skeleton(x.flat.device) as skeleton:
@@ -208,7 +208,7 @@ def forward(x: Params, batch: Batch | Inputs, *, keep: bool = False, until: str 
     if is_meta or keep or cost is not None:
         price = kept_price(x.spec, inputs, until, x) if keep else forward_price(x.spec, inputs, until, x)
     if cost is not None and price is not None:
-        cost.add(price, samples=n / 3)
+        cost.add(price, samples=n / 3, width=x.spec.width)
     if is_meta and price is not None:
         out = tree_map(lambda t: torch.empty_like(t) if isinstance(t, Tensor) else t, price.out)
         if not keep:
@@ -227,11 +227,17 @@ def vjp(tape: Tape, g: Any, *, wrt: Side | tuple[Side, ...], cost: Cost | None =
     ---------
     g: gradient with respect to the pass's value, of its shape.
     wrt: `"params"` gives Params, `"inputs"` a tensor (or dict) like the inputs, a tuple gives a tuple in its order.
+
+    >>> from airloom.models import zoo
+    >>> x = zoo.softmax_regression(inputs=2, classes=2).zeros() + 1
+    >>> out, tape = forward(x, torch.ones(1, 2), keep=True)
+    >>> vjp(tape, torch.ones_like(out), wrt="inputs").tolist()
+    [[2.0, 2.0]]
     """
     sides = _sides(wrt)
     ordered = tuple(s for s in ("params", "inputs") if s in sides)
     if cost is not None:
-        cost.add(vjp_price(tape, ordered), samples=first_tensor(tape.inputs).shape[0] * 2 / 3)
+        cost.add(vjp_price(tape, ordered), samples=first_tensor(tape.inputs).shape[0] * 2 / 3, width=tape.spec.width)
     if tape.is_meta or any(t.is_meta for t in tree_leaves(g)):
         found = {"params": tape.spec.meta(), "inputs": map_inputs(lambda t: t.to("meta"), tape.inputs)}
     else:

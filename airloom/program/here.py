@@ -142,6 +142,7 @@ class Here:
         self.state = StateView(state, self._note)
         self.drawn = drawn  # samples drawn so far, this call included
         self.spent = Cost()
+        self.width = 0.0  # widest model that was computed with
         self.declared_flops = 0.0
         self.declared_s = 0.0
         self._log: TrainLog | None = None
@@ -281,6 +282,7 @@ class Here:
         """
         if steps == 0:
             return x
+        self.width = max(self.width, x.spec.width)
         seed = seed_of(self._seed, "train", self._name, self.drawn)
         batches = self._batches(steps, batch_size, data)
         x, self._log = learn.train(
@@ -300,15 +302,18 @@ class Here:
 
     def grad(self, x: Params, batch: Batch | None = None, *, objective: Any = None, wrt: Any = "params") -> Any:
         """Gradient of the objective at x on `batch` (default: all own data)."""
+        self.width = max(self.width, x.spec.width)
         result, self._log = learn.grad(x, batch or self.data.all(), objective=objective or self._task.objective, wrt=wrt, cost=self.spent)
         return result
 
     def loss(self, x: Params, batch: Batch | None = None, *, objective: Any = None) -> float:
         """The objective at x on `batch` (default: all own data)."""
+        self.width = max(self.width, x.spec.width)
         return learn.loss(x, batch or self.data.all(), objective=objective or self._task.objective, cost=self.spent)
 
     def forward(self, x: Params, batch: Any, *, keep: bool = False, until: str | None = None) -> Any:
         """Outputs of x on a batch (a Batch or inputs); `keep`: also a Tape for `vjp`; `until`: stop after that component."""
+        self.width = max(self.width, x.spec.width)
         return learn.forward(x, batch, keep=keep, until=until, cost=self.spent)
 
     def vjp(self, tape: Any, g: torch.Tensor, *, wrt: Any) -> Any:
@@ -335,4 +340,6 @@ class Here:
 
     def work(self) -> Work:
         """What the call has computed, as the device's profile wants to know it."""
-        return Work(flops=self.spent.flops + self.declared_flops, steps=self.spent.steps, samples=self.spent.samples)
+        return Work(
+            flops=self.spent.flops + self.declared_flops, steps=self.spent.steps, samples=int(self.spent.samples), width=self.width or 1.0
+        )  # fmt: skip

@@ -45,9 +45,9 @@ def test_corrections_sum_to_zero(z_init: Any) -> None:
     for clients in GROUPS.values():
         z = [course.state(c, "z") for c in clients]
         assert max(v.abs().max() for v in z) > 0.01
-        assert sum(z).abs().max() < 1e-10  # type: ignore[union-attr]
+        assert torch.stack(z).sum(0).abs().max() < 1e-10
     for s in course.states[1:]:
-        assert sum(y.flat for y in s["y"].values()).abs().max() < 1e-10
+        assert torch.stack([y.flat for y in s["y"].values()]).sum(0).abs().max() < 1e-10
         assert max(y.abs_max() for y in s["y"].values()) > 0.01
 
 
@@ -182,15 +182,15 @@ def seconds_of_a_round() -> float:
 
 
 @pytest.mark.parametrize("z_init", ["carry", "zero", "grad"])
-@pytest.mark.parametrize("on_leave", ["keep", "wipe"])
-def test_a_lost_client_leaves_no_bias_behind(z_init: Any, on_leave: Any) -> None:
-    # c is away for a while in the second round. Corrections that no longer sum to zero would shift the fixed point for ever: with carry the group
+@pytest.mark.parametrize(("on_leave", "back"), [("keep", 1.8), ("wipe", 1.8), ("keep", 1.5)])
+def test_a_lost_client_leaves_no_bias_behind(z_init: Any, on_leave: Any, back: float) -> None:
+    # c is away for a while in the second round, until the next group round or only within one. Corrections that no longer sum to zero would shift the fixed point for ever: with carry the group
     # restarts them from zero whenever its clients change. Without "zero", which has a bias of its own, the optimum is reached all the same.
     length_s = seconds_of_a_round()
-    churn = TraceChurn(changes={"c": [(1.4 * length_s, False), (1.8 * length_s, True)]})
+    churn = TraceChurn(changes={"c": [(1.4 * length_s, False), (back * length_s, True)]})
     course = run(tree(churn=churn, detect_s=1.0, on_leave=on_leave), least_squares(ROWS), MTGC(z_init=z_init, **FIELDS), 25)
     for clients in GROUPS.values():
-        assert sum(course.state(c, "z") for c in clients).abs().max() < 1e-10  # type: ignore[union-attr]
+        assert torch.stack([course.state(c, "z") for c in clients]).sum(0).abs().max() < 1e-10
     assert far(course, best()) < (1e-6 if z_init != "zero" else 0.1)
 
 
@@ -199,7 +199,7 @@ def test_a_lost_edge_server_leaves_no_bias_behind(z_init: Any) -> None:
     length_s = seconds_of_a_round()
     churn = TraceChurn(changes={"e1": [(1.5 * length_s, False), (2.2 * length_s, True)]})
     course = run(tree(churn=churn, detect_s=1.0), least_squares(ROWS), MTGC(z_init=z_init, **FIELDS), 25)
-    assert sum(y.flat for y in course.states[-1]["y"].values()).abs().max() < 1e-10
+    assert torch.stack([y.flat for y in course.states[-1]["y"].values()]).sum(0).abs().max() < 1e-10
     assert far(course, best()) < 1e-6
 
 

@@ -236,12 +236,15 @@ def test_what_looks_at_values_cannot_be_priced_ahead_but_costs_the_same_when_it_
     assert cost.flops == same.flops == (2 + 2 + 1 + 1 + 1 + 1) * one
     for call in (forward, loss, grad):
         with pytest.raises(RuntimeError):
-            call(other.meta(), batch)
+            call(other.meta(), batch, cost=Cost())
 
 
 def test_costs_add_up() -> None:
     cost = Cost()
     price = gradient_price(zoo.mlp(inputs=20), images(20), CrossEntropy())
     cost.add(price, times=3, steps=3, samples=9)
-    cost.add(price, samples=0.5)
-    assert (cost.flops, cost.steps, cost.samples, cost.peak_bytes) == (4 * price.flops, 3, 9.5, price.peak_bytes)
+    cost.add(price, samples=0.5, width=0.25)
+    assert (cost.flops, cost.steps, cost.samples, cost.peak_bytes) == (4 * price.flops, 3, 9.5, price.peak_bytes) and cost.width == 1
+    small = Cost()
+    train(zoo.mlp(inputs=20).slice(width(0.25)).meta(), Batches.stacked(images(20), 1, B), lr=0.1, cost=small)
+    assert small.width == 0.25

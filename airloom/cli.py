@@ -1,0 +1,656 @@
+"""The command line. What it can do is in `airloom.api`; torch and all that needs it are imported by the commands that need it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from airloom import __version__
+from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed, ScenarioError
+from airloom.resolve import names_in, pair
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from airloom.api import Compared
+    from airloom.jobs import Event
+    from airloom.records.record import Record
+    from airloom.runner import Run
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_LINE_S = 10.0  # seconds between two lines about a run's progress, where there is no terminal
+_WIDTH = 120  # of tables that go into a file
+
+
+class _Group(TyperGroup):
+    """Turns airloom's errors into one line and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            folder = stop.args[0] if stop.args else None
+            _say(f"[yellow]interrupted[/]{_escape('; go on with: airloom resume ' + str(folder)) if folder else ' before anything was written'}")
+            raise typer.Exit(INTERRUPTED) from None
+        except AirloomError as error:
+            from airloom.resolve import line_of
+
+            message = " ".join(f"{error}{line_of(error) if isinstance(error, RunFailed) else ''}".split())
+            _say(f"[red]error:[/] {_escape(message)}")
+            if ctx.obj["json"] and not ctx.obj["has_answered"]:
+                print(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
+            raise typer.Exit(FAILED if isinstance(error, RunFailed | DoesNotFit | DeviceLost) else BAD_INPUT) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Which method reaches my target first on my fleet, and what does it cost?",
+)
+data = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where they lie.")
+app.add_typer(data, name="data")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process; read when torch is imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _say(f"[yellow]note:[/] {_escape(str(message))}")
+        try:
+            app(arguments, prog_name="airloom", obj={"json": "--json" in arguments, "has_answered": False})
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
+    return DONE
+
+
+# --- options --------------------------------------------------------------------------------------------------------------------------
+
+
+def _version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"airloom {__version__}")
+        raise typer.Exit
+
+
+def _complete(room: str) -> Callable[[str], list[str]]:
+    """Return what completes a name on the shell; imports nothing heavy."""
+    return lambda incomplete: [name for name in names_in(room) if name.startswith(incomplete)]
+
+
+Methods = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="METHOD...",
+        help="Name, file.py:Class or module:Class, with fields: fedavg:lr=0.1,select=oort",
+        autocompletion=_complete("methods"),
+        show_default=False,
+    ),
+]
+OneMethod = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD",
+        help="Name, file.py:Class or module:Class, with fields: fedavg:lr=0.1,select=oort",
+        autocompletion=_complete("methods"),
+        show_default=False,
+    ),
+]
+ScenarioText = Annotated[
+    str, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="Name, file.py[:function] or file.json", autocompletion=_complete("scenarios"))
+]
+Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated")]
+Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
+SetFields = Annotated[
+    list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Of the method; or scenario.field=value, task.field=value", show_default=False)
+]
+TargetText = Annotated[
+    str | None,
+    typer.Option("--target", metavar="METRIC=VALUE", help="Such as accuracy=0.9, or none; the scenario's if not given", show_default=False),
+]
+StopAtTarget = Annotated[bool, typer.Option("--stop-at-target", help="End a run when its target is reached")]
+Budget = Annotated[
+    list[str],
+    typer.Option(
+        "--budget",
+        metavar="COST=AMOUNT",
+        help="seconds, bytes, joules or rounds at which a run ends; the scenario's if not given",
+        show_default=False,
+    ),
+]
+EvalEvery = Annotated[int, typer.Option("--eval-every", min=1, metavar="N", help="Rounds between evaluations")]
+CheckpointEvery = Annotated[float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Least wall seconds between checkpoints")]
+LogPayloads = Annotated[bool, typer.Option("--log-payloads", help="Write a line per message that crossed a link")]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the record; a fresh one below runs/ if not given", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or of a comparison", show_default=False)]
+
+
+@app.callback()
+def _all(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end")] = False) -> None:
+    pass
+
+
+# --- commands -------------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    method: OneMethod,
+    scenario: ScenarioText = "phones",
+    seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
+    engine: Engine = "simulated",
+    executor: Executor = "auto",
+    workers: Workers = None,
+    fields: SetFields = [],  # noqa: B006  (typer reads it only)
+    target: TargetText = None,
+    stop_at_target: StopAtTarget = False,
+    budget: Budget = [],  # noqa: B006
+    eval_every: EvalEvery = 1,
+    checkpoint_every: CheckpointEvery = 30.0,
+    log_payloads: LogPayloads = False,
+    out: OutFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one method in one world and leave a record."""
+    from airloom import api, jobs
+    from airloom.runner import Options
+
+    options = Options(
+        executor=executor,
+        workers=workers,
+        stop_at_target=stop_at_target,
+        budget=_budget(budget),
+        eval_every=eval_every,
+        checkpoint_every_s=checkpoint_every,
+        log_payloads=log_payloads,
+    )
+    job, folder = api.prepare(method, scenario, seed, dict(map(pair, fields)), _target(target), engine, options, "auto" if out is None else out)
+    assert folder is not None
+    with _progress() as tell:
+        try:
+            done = jobs.execute(job, folder, progress=lambda point: tell(jobs.Event("point", job, point)))
+        except AirloomError:
+            _answer_with_record(ctx, folder)
+            raise
+    _say_run(ctx, done)
+
+
+@app.command()
+def compare(
+    ctx: typer.Context,
+    methods: Methods,
+    scenario: ScenarioText = "phones",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Worlds, one per seed")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="The first seed")] = 0,
+    tune: Annotated[
+        int, typer.Option("--tune", min=0, metavar="N", help="Trials per method before the runs, on another world and validation data")
+    ] = 0,
+    engine: Engine = "simulated",
+    executor: Executor = "auto",
+    workers: Workers = None,
+    fields: SetFields = [],  # noqa: B006
+    target: TargetText = None,
+    stop_at_target: StopAtTarget = False,
+    budget: Budget = [],  # noqa: B006
+    eval_every: EvalEvery = 1,
+    checkpoint_every: CheckpointEvery = 30.0,
+    log_payloads: LogPayloads = False,
+    out: OutFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run several methods in the same worlds: which reaches the target first, and at what cost?"""
+    from airloom import api
+    from airloom.runner import Options
+
+    options = Options(
+        executor=executor,
+        stop_at_target=stop_at_target,
+        budget=_budget(budget),
+        eval_every=eval_every,
+        checkpoint_every_s=checkpoint_every,
+        log_payloads=log_payloads,
+    )
+    request = api.request_of(methods, scenario, seeds, seed, tune, dict(map(pair, fields)), _target(target), engine, options)
+    with _progress(len(request.seeds)) as tell:
+        done = api.start(request, workers=workers, out="auto" if out is None else out, progress=tell)
+    _say_compared(ctx, done)
+
+
+@app.command()
+def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json: AsJson = False) -> None:
+    """Go on with a run or a comparison that was interrupted."""
+    from airloom import api
+    from airloom.jobs import Event, Job
+
+    is_one = not (folder / api.PLAN).is_file()
+    with _progress(None if is_one else len(api.plan_of(folder)["seeds"])) as tell:
+        try:
+            job: list[Job] = []
+            done = api.go_on(
+                folder, workers=workers, begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
+            )
+        except AirloomError as error:
+            if isinstance(error, RunFailed | DoesNotFit | DeviceLost):
+                _answer_with_record(ctx, folder)
+            raise
+    _say_compared(ctx, done) if isinstance(done, api.Compared) else _say_run(ctx, done)
+
+
+@app.command()
+def show(ctx: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
+    """Show what lies in the folder of a run or of a comparison."""
+    from airloom import api
+
+    found = api.show(folder)
+    if isinstance(found, api.Comparison):
+        if as_json:
+            _answer(ctx, json.loads(found.to_json(out=folder)))
+        else:
+            _tables().print(found.table())
+    elif as_json:
+        _answer(ctx, api.summary_of(found))
+    else:
+        _show_record(found)
+
+
+@app.command()
+def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the methods and their fields."""
+    from airloom.resolve import fields_of, find_method, methods_there_are
+
+    found = [find_method(name) for name in methods_there_are()]
+    if as_json:
+        rows = [
+            {
+                "name": c.name,
+                "about": _first_line(c.cls),
+                "paper": c.cls.paper,
+                "shape": c.cls.shape,
+                "engines": c.cls.engines,
+                "fields": list(map(_field, fields_of(c.cls).values())),
+            }
+            for c in found
+        ]
+        _answer(ctx, {"methods": rows})
+        return
+    for c in found:
+        _out(f"[bold]{c.name}[/]  {_escape(_first_line(c.cls))}  [dim]{_escape(c.cls.paper)}; {c.cls.shape}; {', '.join(c.cls.engines)}[/]")
+        for field in map(_field, fields_of(c.cls).values()):
+            allowed = f" in {field['range']}" if field["range"] else ""
+            tuned = f", tuned over {', '.join(f'{v:g}' for v in field['tune'])}" if field["tune"] else ""
+            _out(f"    {field['name']} = {_escape(str(field['default']))}  [dim]{_escape(field['type'] + allowed + tuned)}[/]")
+
+
+@app.command()
+def scenarios(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the scenarios and their fields."""
+    from dataclasses import is_dataclass
+
+    from airloom.resolve import fields_of, find_function
+
+    rows: list[dict[str, Any]] = []
+    for name in names_in("scenarios"):
+        function = find_function(name)
+        known = fields_of(function)
+        settings = known["task"].default if "task" in known and is_dataclass(known["task"].default) else None
+        task = [] if settings is None else [{**_field(f), "default": _plain(getattr(settings, f.name))} for f in fields_of(type(settings)).values()]
+        own = [_field(f) for f in known.values() if f.name not in ("seed", "task")]
+        rows.append({"name": name, "about": _first_line(function), "fields": own, "task": task})
+    if as_json:
+        _answer(ctx, {"scenarios": rows})
+        return
+    for row in rows:
+        _out(f"[bold]{row['name']}[/]  {_escape(row['about'])}")
+        for prefix, fields in (("scenario", row["fields"]), ("task", row["task"])):
+            shown = ", ".join(f"{field['name']}={field['default']}" for field in fields)
+            _out(f"    [dim]{prefix}.[/] {_escape(shown) or 'no fields'}")
+
+
+@data.command("list")
+def list_data(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the data sets, whether they are there, and where they are looked for."""
+    from airloom.doctor import missing
+    from airloom.tasks import datasets
+
+    folder = os.environ.get("AIRLOOM_DATA")
+    rows = [{"name": name, "found": not missing(name), "files": list(datasets.files(name))} for name in datasets.names()]
+    if as_json:
+        _answer(ctx, {"data": rows, "folder": folder})
+        return
+    for row in rows:
+        state = "[green]there[/]" if row["found"] else "[yellow]missing[/]"
+        _out(f"{row['name']:16} {state}  [dim]{_escape(', '.join(row['files']) or 'built in')}[/]")
+    _out(_escape(f"looked in {folder}" if folder else "AIRLOOM_DATA is not set: put the files into a folder and set AIRLOOM_DATA to it"))
+
+
+@data.command("where")
+def where_data(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)], as_json: AsJson = False) -> None:
+    """Print where the files of a data set lie."""
+    from airloom.doctor import missing, places
+
+    found = places(name)
+    if missing(name):
+        folder = os.environ.get("AIRLOOM_DATA")
+        where = f"not in {folder} (AIRLOOM_DATA)" if folder else "AIRLOOM_DATA is not set"
+        raise ScenarioError(f"data '{name}': {', '.join(missing(name))} is not there; {where}; put it into a folder and set AIRLOOM_DATA to that")
+    if as_json:
+        _answer(ctx, {"name": name, "files": {file: str(path) for file, path in found.items()}})
+    else:
+        print("\n".join(str(path) for path in found.values()) or f"{name} is built in")
+
+
+@app.command()
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Check this machine: what is there, what is missing, and what to do about it."""
+    from airloom.doctor import checks
+
+    found = []
+    for check in checks(Path("runs")):
+        found.append(check)
+        if not as_json:
+            state = "[green]ok     [/]" if check.is_good else "[red]missing[/]" if check.is_needed else "[yellow]missing[/]"
+            _out(f"{state} {check.name:13} {_escape(check.found)}{'' if check.is_good else _escape('  -> ' + check.advice)}")
+    if as_json:
+        rows = [{"name": c.name, "ok": c.is_good, "found": c.found, "advice": c.advice * (not c.is_good), "needed": c.is_needed} for c in found]
+        _answer(ctx, {"checks": rows})
+    if not all(check.is_good or not check.is_needed for check in found):
+        raise typer.Exit(FAILED)
+
+
+# --- reading options ------------------------------------------------------------------------------------------------------------------
+
+
+def _numbered(option: str, text: str, example: str) -> tuple[str, float]:
+    """Split `name=number`."""
+    name, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not equals or not name or not math.isfinite(number):
+        raise ScenarioError(f"{option} {text!r}: got no name=number; write for example {option} {example}")
+    return name.strip(), number
+
+
+def _target(text: str | None) -> Any:
+    if text is None or text == "none":
+        return "scenario" if text is None else None
+    return _numbered("--target", text, "accuracy=0.9")
+
+
+def _budget(texts: list[str]) -> dict[str, float] | None:
+    return dict(_numbered("--budget", text, "seconds=600") for text in texts) or None
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------------------------
+
+
+def _console(*, is_error: bool = True) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=is_error, highlight=False, soft_wrap=True)
+
+
+def _tables() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_WIDTH)
+
+
+def _say(markup: str) -> None:
+    """One line on standard error."""
+    _console().print(markup)
+
+
+def _out(markup: str) -> None:
+    """One line on standard output."""
+    _console(is_error=False).print(markup)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _answer(ctx: typer.Context, answer: Mapping[str, Any]) -> None:
+    """The one object on standard output."""
+    ctx.obj["has_answered"] = True
+    print(json.dumps(_finite(answer), allow_nan=False))
+
+
+def _answer_with_record(ctx: typer.Context, folder: Path) -> None:
+    """Answer for a run that failed, if it left a record."""
+    from airloom import api
+    from airloom.records.record import FILE, load
+
+    if ctx.obj["json"] and (folder / FILE).is_file():
+        _answer(ctx, api.summary_of(load(folder)))
+
+
+def _finite(value: Any) -> Any:
+    """Return the value without the numbers that JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _say_run(ctx: typer.Context, done: Run) -> None:
+    """The end of a run."""
+    from airloom import api
+
+    summary = api.summary_of(done)
+    if ctx.obj["json"]:
+        _answer(ctx, summary)
+    else:
+        _out(_run_line(summary))
+    if done.status == "interrupted":
+        raise KeyboardInterrupt(str(done.out))
+    _say(_escape(f"record in {done.out}; next: airloom show {done.out}, or airloom compare {summary['method']} OTHERS..."))
+
+
+def _run_line(summary: Mapping[str, Any]) -> str:
+    from airloom.records.table import human, metric_text
+
+    metrics = [f"{name} {metric_text(name, value)}" for name, value in summary["metrics"].items() if isinstance(value, int | float)]
+    costs = [human("seconds", summary["seconds"])]
+    costs += [f"up {human('bytes', summary['bytes_up'])}", f"down {human('bytes', summary['bytes_down'])}", human("joules", summary["joules"])]
+    where = f"{summary['label']} in {summary['scenario']}, seed {summary['seed']}"
+    line = f"{where}: {', '.join(metrics) or 'not evaluated'}; {', '.join(costs)}, {summary['rounds']} rounds ({summary['status']})"
+    target = summary["target"]
+    if target is None:
+        return _escape(line)
+    goal = f"{target['metric']} {metric_text(target['metric'], target['value'])}"
+    end = f"[green]reached at {human('seconds', summary['reached_seconds'])}[/]" if summary["reached"] else "[yellow]not reached[/]"
+    return f"{_escape(f'{line}; {goal}')} {end}"
+
+
+def _say_compared(ctx: typer.Context, done: Compared) -> None:
+    """The end of a comparison."""
+    comparison = done.comparison
+    if ctx.obj["json"]:
+        _answer(ctx, done.to_json())
+    else:
+        _tables().print(comparison.table())
+        for label, tuned in done.tuned.items():
+            chosen = ", ".join(f"{name}={value}" for name, value in tuned["chosen"].items()) or "nothing to tune"
+            _out(_escape(f"tuned {label} ({tuned['trials']} trials, seed {tuned['seed']}): {chosen}; by {tuned['by']}"))
+    if not done.tuned:
+        hint = "--tune 8 to give every method its best fields"
+    elif len(comparison.seeds) < 10:
+        hint = "--seeds 10 for intervals"
+    else:
+        hint = f"airloom show {done.out}"
+    _say(_escape(f"results in {done.out}: the figure is {done.figure.name if done.figure else 'missing'}, one record per run inside; next: {hint}"))
+    if all(record.status == "failed" for seeds in comparison.records.values() for record in seeds.values()):
+        raise RunFailed("compare: every run failed; see the notes below the table")
+
+
+def _show_record(record: Record) -> None:
+    from rich.table import Table
+
+    from airloom.api import summary_of
+    from airloom.records.table import human
+
+    header, summary = record.header, record.summary or {}
+    out = _tables()
+    if "options" in header:
+        out.print(_run_line(summary_of(record)))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows: dict[str, Any] = {
+        "folder": record.folder,
+        "status": record.status + (" (its last line is cut)" if record.is_truncated else ""),
+        "error": summary.get("error"),
+        "method": header.get("label", header.get("method")),
+        "fields": _listed(header.get("fields", {})),
+        "scenario": (header.get("scenario") or {}).get("name"),
+        "scenario fields": _listed((header.get("scenario") or {}).get("fields", {})),
+        "budget": _listed(header.get("budget") or {}),
+        "points": f"{len(record.points)}, with {', '.join(record.metrics)}",
+        "backhaul, peer": " and ".join(human("bytes", summary.get(cost)) for cost in ("bytes_backhaul", "bytes_peer")),
+        "idle, servers": " and ".join(human("joules", summary.get(cost)) for cost in ("joules_idle", "joules_server")),
+        "executor": f"{header.get('engine')}, {header.get('executor')}, clock {header.get('clock')}",
+        "versions": _listed(header.get("versions", {})),
+        "code": _listed(header.get("code") or {}),
+        "digest": summary.get("digest"),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(f"[dim]{name}[/]", _escape(str(value)))
+    out.print(table)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON for people: parts as `Name(field=value)`."""
+    if isinstance(value, dict) and "class" in value:
+        inner = ", ".join(f"{name}={_plain(item)}" for name, item in value["fields"].items())
+        return f"{value['class'].rpartition(':')[2]}({inner})"
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _field(field: Any) -> dict[str, Any]:
+    """Return a field as JSON."""
+    from airloom.resolve import NEEDED, type_text
+
+    allowed = field.range
+    is_needed = field.default is NEEDED
+    return {
+        "name": field.name,
+        "type": type_text(field.type),
+        "default": None if is_needed else _plain(field.default),
+        "needed": is_needed,
+        "range": None if allowed is None else str(allowed),
+        "tune": None if allowed is None or allowed.tune is None else list(allowed.tune),
+    }
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+# --- progress -------------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(seeds: int | None = None) -> Iterator[Callable[[Event], None]]:
+    """Lend what shows events: bars on a terminal (one per method), else a line now and then. `seeds` is None for a single run."""
+    console = _console()
+    if not console.is_terminal:
+        yield _lines(console, seeds is not None)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[at]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield _bars(bars, seeds or 1)
+
+
+def _bars(bars: Any, seeds: int) -> Callable[[Event], None]:
+    ids: dict[str, Any] = {}
+    done: dict[str, dict[Any, float]] = {}
+    budget: dict[str, float] = {}
+
+    def tell(event: Event) -> None:
+        job = event.job
+        if not budget:
+            budget.update(job.options.budget or job.world.build(job.seed).budget or {"none": math.inf})
+        is_trial = "trial" in job.notes
+        name = f"tuning {job.label}" if is_trial else job.label
+        if name not in ids:
+            ids[name] = bars.add_task(_escape(name), total=None if is_trial else seeds, at="")
+            done[name] = {}
+        key = job.notes["trial"] if is_trial else job.seed
+        at = _at(event) if event.kind == "point" else ""
+        done[name][key] = 1.0 if event.kind == "end" else max(done[name].get(key, 0.0), _share(event.values, budget))
+        bars.update(ids[name], completed=sum(done[name].values()), **({"at": _escape(at)} if at else {}))
+        if event.kind == "end" and event.values.get("error"):
+            bars.console.print(f"[red]{_escape(name)}, seed {job.seed} {event.values['status']}:[/] {_escape(event.values['error'])}")
+
+    return tell
+
+
+def _lines(console: Console, is_several: bool) -> Callable[[Event], None]:
+    last_s = time.monotonic()
+
+    def tell(event: Event) -> None:
+        nonlocal last_s
+        job = event.job
+        what = f"{job.label}, seed {job.seed}" + (f", trial {job.notes['trial']}" if "trial" in job.notes else "")
+        if event.kind == "end":
+            error = event.values.get("error")
+            console.print(_escape(f"{what}: {event.values['status']}{': ' + error if error else ''}"))
+        elif event.kind == "point" and not is_several and time.monotonic() - last_s > _LINE_S:
+            last_s = time.monotonic()
+            console.print(_escape(f"{what}: {_at(event)}"))
+
+    return tell
+
+
+def _at(event: Event) -> str:
+    """Return where a run stands."""
+    from airloom.records.table import human, metric_text
+
+    job, point = event.job, event.values
+    metric = job.options.target[0] if job.options.target else next((name for name in ("accuracy", "loss") if name in point), None)
+    shown = f", {metric} {metric_text(metric, point[metric])}" if metric is not None and metric in point else ""
+    return f"seed {job.seed}, round {point['round']}, {human('seconds', point['seconds'])}{shown}"
+
+
+def _share(point: Mapping[str, Any], budget: Mapping[str, float]) -> float:
+    """Return how much of a run's budget a point has spent."""
+    if "seconds" not in point:
+        return 0.0
+    spent = {**point, "bytes": point["bytes_up"] + point["bytes_down"], "rounds": point["round"] + 1, "none": 0.0}
+    return min(1.0, max(spent[name] / amount for name, amount in budget.items()))
