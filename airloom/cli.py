@@ -18,7 +18,6 @@ from typer.core import TyperGroup
 
 from airloom import __version__
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed, ScenarioError
-from airloom.resolve import names_in, pair
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,8 +87,14 @@ def _version(is_wanted: bool) -> None:
 
 
 def _complete(room: str) -> Callable[[str], list[str]]:
-    """Return what completes a name on the shell; imports nothing heavy."""
-    return lambda incomplete: [name for name in names_in(room) if name.startswith(incomplete)]
+    """Return what completes a name on the shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        from airloom.resolve import names_in  # imports nothing heavy
+
+        return [name for name in names_in(room) if name.startswith(incomplete)]
+
+    return complete
 
 
 Methods = Annotated[
@@ -183,7 +188,7 @@ def run(
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
     )
-    job, folder = api.prepare(method, scenario, seed, dict(map(pair, fields)), _target(target), engine, options, "auto" if out is None else out)
+    job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
     assert folder is not None
     with _progress() as tell:
         try:
@@ -229,7 +234,7 @@ def compare(
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
     )
-    request = api.request_of(methods, scenario, seeds, seed, tune, dict(map(pair, fields)), _target(target), engine, options)
+    request = api.request_of(methods, scenario, seeds, seed, tune, _fields(fields), _target(target), engine, options)
     with _progress(len(request.seeds)) as tell:
         done = api.start(request, workers=workers, out="auto" if out is None else out, progress=tell)
     _say_compared(ctx, done)
@@ -305,7 +310,7 @@ def scenarios(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the scenarios and their fields."""
     from dataclasses import is_dataclass
 
-    from airloom.resolve import fields_of, find_function
+    from airloom.resolve import fields_of, find_function, names_in
 
     rows: list[dict[str, Any]] = []
     for name in names_in("scenarios"):
@@ -389,6 +394,12 @@ def _numbered(option: str, text: str, example: str) -> tuple[str, float]:
     if not equals or not name or not math.isfinite(number):
         raise ScenarioError(f"{option} {text!r}: got no name=number; write for example {option} {example}")
     return name.strip(), number
+
+
+def _fields(texts: list[str]) -> dict[str, str]:
+    from airloom.resolve import pair
+
+    return dict(map(pair, texts))
 
 
 def _target(text: str | None) -> Any:
@@ -515,6 +526,7 @@ def _show_record(record: Record) -> None:
     from airloom.records.table import human
 
     header, summary = record.header, record.summary or {}
+    code = header.get("code") or {}
     out = _tables()
     if "options" in header:
         out.print(_run_line(summary_of(record)))
@@ -533,7 +545,7 @@ def _show_record(record: Record) -> None:
         "idle, servers": " and ".join(human("joules", summary.get(cost)) for cost in ("joules_idle", "joules_server")),
         "executor": f"{header.get('engine')}, {header.get('executor')}, clock {header.get('clock')}",
         "versions": _listed(header.get("versions", {})),
-        "code": _listed(header.get("code") or {}),
+        "code": f"{code['revision'][:12]}{' with changes' if code['dirty'] else ''}" if code.get("revision") else None,
         "digest": summary.get("digest"),
     }
     for name, value in rows.items():
@@ -612,7 +624,7 @@ def _bars(bars: Any, seeds: int) -> Callable[[Event], None]:
             ids[name] = bars.add_task(_escape(name), total=None if is_trial else seeds, at="")
             done[name] = {}
         key = job.notes["trial"] if is_trial else job.seed
-        at = _at(event) if event.kind == "point" else ""
+        at = f"seed {job.seed}, {_at(event)}" if event.kind == "point" else ""
         done[name][key] = 1.0 if event.kind == "end" else max(done[name].get(key, 0.0), _share(event.values, budget))
         bars.update(ids[name], completed=sum(done[name].values()), **({"at": _escape(at)} if at else {}))
         if event.kind == "end" and event.values.get("error"):
@@ -645,7 +657,7 @@ def _at(event: Event) -> str:
     job, point = event.job, event.values
     metric = job.options.target[0] if job.options.target else next((name for name in ("accuracy", "loss") if name in point), None)
     shown = f", {metric} {metric_text(metric, point[metric])}" if metric is not None and metric in point else ""
-    return f"seed {job.seed}, round {point['round']}, {human('seconds', point['seconds'])}{shown}"
+    return f"round {point['round']}, {human('seconds', point['seconds'])}{shown}"
 
 
 def _share(point: Mapping[str, Any], budget: Mapping[str, float]) -> float:

@@ -82,7 +82,14 @@ class Runner:
     """Drives one simulated run: rounds, evaluation, budgets, targets, record and checkpoints."""
 
     def __init__(
-        self, scenario: Scenario, method: Method | Service, seed: int, options: Options, out: Path | None, header: Mapping[str, Any], progress: Progress | None
+        self,
+        scenario: Scenario,
+        method: Method | Service,
+        seed: int,
+        options: Options,
+        out: Path | None,
+        header: Mapping[str, Any],
+        progress: Progress | None,
     ) -> None:
         self.scenario = scenario
         self.method = method
@@ -132,7 +139,9 @@ class Runner:
         root = scenario.network.root
         over: list[BaseException | None] = []
         text = self._text(sim, state)
-        program = sim.kernel.spawn(f"{type(self.method).__name__} at '{root}'", root, None, lambda: text(node), lambda _p, _v, error: over.append(error), number)
+        program = sim.kernel.spawn(
+            f"{type(self.method).__name__} at '{root}'", root, None, lambda: text(node), lambda _p, _v, error: over.append(error), number
+        )
         node = SimNode(sim, sim.sites[root], program)
         status, error = "failed", None
         was_enabled = gc.isenabled()
@@ -348,7 +357,11 @@ def check_shape(method: Method | Service, scenario: Scenario) -> None:
 
 def describe_method(method: Method | Service) -> dict[str, Any]:
     """Name and all fields of a method, for records."""
-    return {"method": type(method).__name__, "module": type(method).__module__, "fields": {f.name: _plain(getattr(method, f.name)) for f in fields(method)}}
+    return {
+        "method": type(method).__name__,
+        "module": type(method).__module__,
+        "fields": {f.name: _plain(getattr(method, f.name)) for f in fields(method)},
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -364,7 +377,13 @@ def versions() -> dict[str, str]:
 
     from airloom import __version__
 
-    return {"airloom": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "machine": platform.machine()}
+    return {
+        "airloom": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+    }
 
 
 def check_engine(method: Method | Service, engine: str) -> None:

@@ -115,9 +115,7 @@ def main() -> None:
     phones(seed=1, devices=10_000, base_stations=100)
     found["scenario of 10,000 phones (s)"] = time.process_time() - began
     if not given.quick:
-        found["star of 100,000, own links (us)"] = measure(
-            star([DEVICE] * 100_000, root=DEVICE, up_bps=rates, down_bps=rates, latency_s=0.01), 2
-        )
+        found["star of 100,000, own links (us)"] = measure(star([DEVICE] * 100_000, root=DEVICE, up_bps=rates, down_bps=rates, latency_s=0.01), 2)
     found["peak memory (MB)"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if given.json:
         print(json.dumps(found))

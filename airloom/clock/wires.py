@@ -90,7 +90,23 @@ class Transfer:
 class Flow:
     """One message on one wire. `is_copy`: it carries objects that others rely on, so it goes on when its own receiver leaves."""
 
-    __slots__ = ("air_s", "air_share", "bits", "end_s", "group", "is_copy", "is_dead", "mark", "medium", "number", "rate_bps", "resources", "start_s", "transfer", "wire")
+    __slots__ = (
+        "air_s",
+        "air_share",
+        "bits",
+        "end_s",
+        "group",
+        "is_copy",
+        "is_dead",
+        "mark",
+        "medium",
+        "number",
+        "rate_bps",
+        "resources",
+        "start_s",
+        "transfer",
+        "wire",
+    )
 
     def __init__(self, number: int, wire: Wire, transfer: Transfer, bits: float) -> None:
         self.number = number

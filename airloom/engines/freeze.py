@@ -27,7 +27,9 @@ from airloom.models.module import ModelSpec
 from airloom.models.params import Params
 from airloom.network.device import Work
 
-_RECORDS: dict[str, type] = {c.__name__: c for c in (Airtime, Call, Delivery, Flow, Lane, Later, Price, Rerated, Resource, SiteMeter, Transfer, Value)}
+_RECORDS: dict[str, type] = {
+    c.__name__: c for c in (Airtime, Call, Delivery, Flow, Lane, Later, Price, Rerated, Resource, SiteMeter, Transfer, Value)
+}
 _SKIPPED = {"on_device"}  # caches keyed by object identity
 _SITE = ("drawn", "epoch", "held_bytes", "is_empty", "is_present", "meter", "radio_lane", "resources", "running", "shadow", "state", "stored_bytes", "transfers", "written", "calls")  # fmt: skip
 _WIRES = ("media", "dirty", "version", "copies", "active", "shouts")
@@ -109,7 +111,12 @@ class _Writer:
         if is_dataclass(thing) and not isinstance(thing, type):
             module = kind.__module__
             if module.split(".")[0] == "airloom" or module == type(self.method).__module__:
-                return {"k": "value", "module": module, "class": kind.__qualname__, "v": {f.name: self.write(getattr(thing, f.name)) for f in fields(thing)}}
+                return {
+                    "k": "value",
+                    "module": module,
+                    "class": kind.__qualname__,
+                    "v": {f.name: self.write(getattr(thing, f.name)) for f in fields(thing)},
+                }
         raise Unsupported(
             f"checkpoint: got a {module_of(kind)} in the state; allowed are dicts, lists, tuples, Params, tensors, arrays, numbers, strings, Refs and "
             f"frozen dataclasses of the method's module"
@@ -242,7 +249,9 @@ class _Reader:
         return thing
 
 
-def thaw(sim: Simulation, method: Any, tree: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], bases: Mapping[str, ModelSpec]) -> tuple[Any, int]:
+def thaw(
+    sim: Simulation, method: Any, tree: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], bases: Mapping[str, ModelSpec]
+) -> tuple[Any, int]:
     """Put a frozen run onto a new simulation; return the method's state and the number of the root program."""
     reader = _Reader(sim, method, tree["nodes"], tensors, bases)
     kernel, wires = sim.kernel, sim.wires

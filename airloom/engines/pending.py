@@ -12,7 +12,23 @@ from airloom.program.tree import Path
 class Value:
     """A value that a call, a program or `put` makes at a place. `carried` says which leaves have gone (or are going) to which place."""
 
-    __slots__ = ("call", "carried", "deliveries", "epoch", "has_value", "is_lost", "is_made", "leaves", "lost_device", "lost_s", "made_s", "number", "place", "started_s", "value")
+    __slots__ = (
+        "call",
+        "carried",
+        "deliveries",
+        "epoch",
+        "has_value",
+        "is_lost",
+        "is_made",
+        "leaves",
+        "lost_device",
+        "lost_s",
+        "made_s",
+        "number",
+        "place",
+        "started_s",
+        "value",
+    )
 
     def __init__(self, number: int, place: str, call: Call | None) -> None:
         self.number = number
@@ -110,7 +126,9 @@ class Call:
         "on", "owner", "place", "price", "priority", "root", "start_number", "started_s", "state", "trees", "versions",
     )  # fmt: skip
 
-    def __init__(self, number: int, fn: Any, place: str, args: tuple[Any, ...], owner: int, issuer: str, on: str | None, priority: int, root: Value | None) -> None:
+    def __init__(
+        self, number: int, fn: Any, place: str, args: tuple[Any, ...], owner: int, issuer: str, on: str | None, priority: int, root: Value | None
+    ) -> None:
         self.number = number
         self.fn = fn  # the function as issued
         self.place = place

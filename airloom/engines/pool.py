@@ -335,7 +335,9 @@ def _serve(pipe: Connection, memory: mmap.mmap, region: Region, network: Network
         fn = functions.get(key)
         if fn is None:
             fn = functions[key] = _find(message["fn"], method if message["bound"] else None)
-        job = Job(0, fn, message["fn"], message["place"], shelf.read(message["args"]), shelf.read(message["state"]), message["drawn"], message["start_s"])
+        job = Job(
+            0, fn, message["fn"], message["place"], shelf.read(message["args"]), shelf.read(message["state"]), message["drawn"], message["start_s"]
+        )
         result = run_job(job, network, task, seed)
         pipe.send_bytes(json.dumps(_answer(shelf, result, told)).encode())
 

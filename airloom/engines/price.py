@@ -77,7 +77,14 @@ class Pricer:
         self.size = 0
 
     def price(
-        self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], name: str, shadow: Mapping[str, tuple[Any, Any, int]], start_s: float, drawn: int
+        self,
+        fn: Callable[..., Any],
+        sig: Any,
+        args: tuple[Any, ...],
+        name: str,
+        shadow: Mapping[str, tuple[Any, Any, int]],
+        start_s: float,
+        drawn: int,
     ) -> Price | None:
         """Return the price of `fn(here, *args)` at a device, or None where it depends on contents.
 

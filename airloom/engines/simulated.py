@@ -55,7 +55,23 @@ class Resource:
 class Site(Endpoint):
     """A place at run time: presence, device state (real and shadow), resources, what runs there."""
 
-    __slots__ = ("calls", "drawn", "epoch", "held_bytes", "is_empty", "is_present", "place", "programs", "resources", "room_bytes", "running", "shadow", "state", "stored_bytes", "written")
+    __slots__ = (
+        "calls",
+        "drawn",
+        "epoch",
+        "held_bytes",
+        "is_empty",
+        "is_present",
+        "place",
+        "programs",
+        "resources",
+        "room_bytes",
+        "running",
+        "shadow",
+        "state",
+        "stored_bytes",
+        "written",
+    )
 
     def __init__(self, place: Place, meter: SiteMeter) -> None:
         super().__init__(place.name, place.device, meter)
@@ -303,7 +319,9 @@ class Simulation:
         for i, place in enumerate(where):
             site = self.sites.get(place)
             if site is None:
-                raise ScenarioError(f"{label}: got place {str(place)!r}; allowed are the network's places (such as {', '.join(list(self.sites)[:3])})")
+                raise ScenarioError(
+                    f"{label}: got place {str(place)!r}; allowed are the network's places (such as {', '.join(list(self.sites)[:3])})"
+                )
             kernel.number += 1
             number = kernel.number
             root = Value(number, place, None)
@@ -873,7 +891,9 @@ class Simulation:
         return chosen[call]
 
     def _depends(self, call: Call) -> list[Call]:
-        deps = [leaf.root.call for _, leaf in leaves(call.args) if isinstance(leaf, SimRef) and not leaf.root.has_value and leaf.root.call is not None]
+        deps = [
+            leaf.root.call for _, leaf in leaves(call.args) if isinstance(leaf, SimRef) and not leaf.root.has_value and leaf.root.call is not None
+        ]
         deps += [value.call for value in call.state.values() if type(value) is Later]
         return deps
 
@@ -1097,7 +1117,9 @@ class SimNode(Node):
         sig = ((sim.name_of(fn), _identity(fn)), signature(shapes))
         price = sim.pricer.price(fn, sig, shapes, where, site.shadow, sim.kernel.now, site.drawn)
         if price is None:
-            raise ScenarioError(f"node.estimate({sim.name_of(fn)}): its work depends on values, so it has no price before it runs; declare it with here.cost")
+            raise ScenarioError(
+                f"node.estimate({sim.name_of(fn)}): its work depends on values, so it has no price before it runs; declare it with here.cost"
+            )
         framing = sim.network.framing_bytes
         down = sum([part[2] for part in _Arguments(args).parts])
         up = sum([body for _, body, _ in price.leaves if body >= 0])

@@ -84,7 +84,7 @@ class MTGC(Method):
         if not refs:
             raise DeviceLost(edge.name)
         x = edge.reduce(refs)
-        return x, [r.place for r in refs]
+        return x, [r.place for r in refs] if all(r.arrived_s is not None for r in refs) else []
 
     def gradient(self, here: Here, x: Params) -> Params:
         here.state["g"] = here.grad(x)

@@ -170,7 +170,11 @@ class Batches:
         return Batch(x_k, self.y[k], ids, None if self.weight is None else self.weight[k], self.classes)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self[k] for k in range(self.steps))
+        if self._lazy is not None or isinstance(self.x, dict):
+            return (self[k] for k in range(self.steps))
+        nothing = [None] * self.steps  # unbinding once is cheaper than selecting per step
+        ids, weights = (nothing if t is None else t.unbind(0) for t in (self.ids, self.weight))
+        return (Batch(x, y, i, w, self.classes) for x, y, i, w in zip(self.x.unbind(0), self.y.unbind(0), ids, weights, strict=True))
 
     @property
     def is_meta(self) -> bool:

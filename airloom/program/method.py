@@ -122,5 +122,7 @@ def function_name(function: Callable[..., Any]) -> str:
     plain = getattr(function, "__func__", function)
     name = f"{plain.__module__}:{plain.__qualname__}"
     if "<" in name:
-        raise ScenarioError(f"function '{name}': got a lambda or an inner function; allowed is a method or a function of a module; give it a name there")
+        raise ScenarioError(
+            f"function '{name}': got a lambda or an inner function; allowed is a method or a function of a module; give it a name there"
+        )
     return name

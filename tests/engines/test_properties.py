@@ -87,7 +87,14 @@ def busy(node: SimNode) -> tuple[int, int]:
 
 def small(churn: TraceChurn | None = None) -> Network:
     left, right = Cell(name="left", bandwidth_hz=2e6, sharing="tdma"), Cell(name="right", bandwidth_hz=1e6, sharing="fdma")
-    pairs: dict[tuple[str, str], Any] = {("e", "hub"): 1e6, ("f", "hub"): 1e6, ("a", "e"): left, ("b", "e"): left, ("c", "f"): right, ("d", "f"): right}
+    pairs: dict[tuple[str, str], Any] = {
+        ("e", "hub"): 1e6,
+        ("f", "hub"): 1e6,
+        ("a", "e"): left,
+        ("b", "e"): left,
+        ("c", "f"): right,
+        ("d", "f"): right,
+    }
     return world(pairs, latency_s=0.01, churn=churn, detect_s=0.2)
 
 
