@@ -142,10 +142,8 @@ def type_text(wanted: Any) -> str:
 
 
 def _members(wanted: Any) -> tuple[Any, ...]:
-    """Return the members of a union, text last, since anything is text; () for other types."""
-    if typing.get_origin(wanted) not in (typing.Union, types.UnionType):
-        return ()
-    return tuple(sorted(typing.get_args(wanted), key=lambda member: (member is str, member is type(None))))
+    """Return the members of a union; () for other types."""
+    return typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else ()
 
 
 def _fit(value: Any, wanted: Any) -> Any:
@@ -153,7 +151,7 @@ def _fit(value: Any, wanted: Any) -> Any:
     text = value.strip() if isinstance(value, str) else None
     members, origin = _members(wanted), typing.get_origin(wanted)
     if members:
-        for member in members:
+        for member in sorted(members, key=lambda member: (member is str, is_dataclass(member))):  # anything is text
             try:
                 return _fit(value, member)
             except ValueError:
@@ -181,7 +179,7 @@ def _fit(value: Any, wanted: Any) -> Any:
         return _need(isinstance(found, Mapping), found)
     if not isinstance(wanted, type):
         return value
-    if text is not None and is_dataclass(wanted):
+    if text is not None and is_dataclass(wanted) and text.lower() not in ("none", "null"):
         return named.make(wanted.__name__, {wanted.__name__: wanted, wanted.__name__.lower(): wanted}, text)
     return _need(isinstance(value, wanted), value)
 

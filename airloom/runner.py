@@ -16,7 +16,8 @@ import torch
 
 from airloom.engines.executors import Executor, make_executor
 from airloom.engines.freeze import freeze, thaw
-from airloom.engines.simulated import SimNode, Simulation
+from airloom.engines.simnode import SimNode
+from airloom.engines.simulated import Simulation
 from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.program.method import Method, Service
@@ -135,7 +136,7 @@ class Runner:
             self.window = tree["extra"]["window"]
             self.is_reached = tree["extra"]["is_reached"]
         if self.writer is not None and is_resumed:
-            self.writer.resume(round=sim.round, seconds=sim.kernel.now)
+            self.writer.resume(round=sim.numerics.round, seconds=sim.kernel.now)
         root = scenario.network.root
         over: list[BaseException | None] = []
         text = self._text(sim, state)
@@ -162,7 +163,7 @@ class Runner:
         except AirloomError as caught:
             error = caught
         except BaseException as caught:
-            error = RunFailed(f"{type(self.method).__name__} in round {sim.round} at {sim.kernel.now:.6g} s: {type(caught).__name__}: {caught}")
+            error = RunFailed(f"{type(self.method).__name__} in round {sim.numerics.round} at {sim.kernel.now:.6g} s: {type(caught).__name__}: {caught}")
             error.__cause__ = caught
         finally:
             gc.unfreeze()
@@ -211,7 +212,7 @@ class Runner:
         """A round that took no time waits for the network to change."""
         if not sim.kernel.background:
             raise RunFailed(
-                f"{type(self.method).__name__} at '{node.name}': round {sim.round - 1} took no simulated time at {sim.kernel.now:.6g} s and no change of the "
+                f"{type(self.method).__name__} at '{node.name}': round {sim.numerics.round - 1} took no simulated time at {sim.kernel.now:.6g} s and no change of the "
                 f"network is to come; give its work a cost (here.train, here.cost) or its links a rate"
             )
         sim.change_waiters.append(node.running)
@@ -227,7 +228,7 @@ class Runner:
             self.reason = "target"
         else:
             stamp = sim.stamp()
-            spent = {"seconds": stamp["seconds"], "bytes": stamp["bytes_up"] + stamp["bytes_down"], "joules": stamp["joules"], "rounds": sim.round}
+            spent = {"seconds": stamp["seconds"], "bytes": stamp["bytes_up"] + stamp["bytes_down"], "joules": stamp["joules"], "rounds": sim.numerics.round}
             self.reason = "budget" if any(spent[name] >= amount for name, amount in self.budget.items()) else ""
         return bool(self.reason)
 
@@ -239,16 +240,16 @@ class Runner:
         for name, value in metrics.items():
             if not isinstance(value, int | float | str | bool | None):
                 metrics[name] = float(value) if getattr(value, "ndim", 1) == 0 else list(value)
-        point: dict[str, Any] = {**sim.stamp(), "round": sim.round, **metrics}
+        point: dict[str, Any] = {**sim.stamp(), "round": sim.numerics.round, **metrics}
         if (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
             predict = self.method.predict if isinstance(self.method, Method) and type(self.method).predict is not Method.predict else None
             if model is not None:
-                self.model = map_leaves(sim._value_of, model)
+                self.model = map_leaves(sim.numerics.value_of, model)
                 point |= task.evaluate(self.model, "test", predict=predict)
                 if len(task.dataset.y_validation):
                     point |= {f"validation_{key}": value for key, value in task.evaluate(self.model, "validation", predict=predict).items()}
             if personal is not None:
-                models = map_leaves(sim._value_of, dict(personal))
+                models = map_leaves(sim.numerics.value_of, dict(personal))
                 point |= task.evaluate_personal(models, "test", predict=predict)
                 if model is None:
                     self.model = models
@@ -269,7 +270,7 @@ class Runner:
         bad = [name for name, value in point.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad:
             raise RunFailed(
-                f"{type(self.method).__name__}: training diverged in round {sim.round} at {sim.kernel.now:.6g} s ({', '.join(bad)} not finite); "
+                f"{type(self.method).__name__}: training diverged in round {sim.numerics.round} at {sim.kernel.now:.6g} s ({', '.join(bad)} not finite); "
                 f"use a smaller lr or clip_norm"
             )
 
@@ -299,11 +300,11 @@ class Runner:
         return {
             "status": status,
             **stamp,
-            "rounds": sim.round,
+            "rounds": sim.numerics.round,
             "metrics": {name: last[name] for name in last if name.split("_")[0] in self.scenario.task.metrics or name.startswith("validation_")},
             "digest": digest(self.model, stamp),
-            "flushes": sim.flushes,
-            "calls": sim.flushed_calls,
+            "flushes": sim.numerics.flushes,
+            "calls": sim.numerics.flushed_calls,
             "devices": sim.device_totals(),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from airloom.engines.executors import Executor, Job, Result, Spent
-from airloom.engines.simulated import SimNode, Simulation
+from airloom.engines.simnode import SimNode
+from airloom.engines.simulated import Simulation
 from airloom.network.cell import Cell
 from airloom.network.device import Device, Work
 from airloom.network.link import Link

@@ -23,6 +23,11 @@ ROOMS = (
     "scenarios",
     "records",
     "runner",
+    "resolve",
+    "jobs",
+    "tune",
+    "api",
+    "doctor",
     "cli",
 )
 FREE = ("airloom.errors", "airloom.clock.rng")  # all rooms may import these

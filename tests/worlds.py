@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from airloom.engines.executors import Executor, Loop
-from airloom.engines.simulated import SimNode, Simulation
+from airloom.engines.simnode import SimNode
+from airloom.engines.simulated import Simulation
 from airloom.network.cell import Cell
 from airloom.network.churn import Churn
 from airloom.network.device import Device

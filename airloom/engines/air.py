@@ -31,7 +31,7 @@ def over_the_air(node: SimNode, over: AirSum, refs: Sequence[SimRef]) -> Params:
     if not kept:
         raise DeviceLost(refs[0].place if refs else node.name)
     node.prefetch([refs[i] for i in kept])
-    values = [sim.value(refs[i]) for i in kept]
+    values = [sim.numerics.value(refs[i]) for i in kept]
     for value in values:
         if not isinstance(value, Params) or value.spec.key != values[0].spec.key:
             raise ScenarioError(f"air_sum at '{node.name}': got {type(value).__name__}; allowed are Params of one model, sent as differences")
@@ -73,7 +73,7 @@ def _air_link(node: SimNode, ref: SimRef) -> Link:
     route = node.sim.network.route(ref.place, node.name)
     if len(route) != 1 or route[0].cell is None:
         raise Unsupported(
-            f"air_sum at '{node.name}': '{ref.place}' is {len(route)} hops away{'' if len(route) != 1 else ' on a wire'}; allowed is one hop of one cell: "
-            f"sum at the base stations, in a program"
+            f"air_sum at '{node.name}': '{ref.place}' is {len(route)} hops away{'' if len(route) != 1 else ' on a wire'}; allowed is one "
+            f"hop of one cell: sum at the base stations, in a program"
         )
     return route[0]

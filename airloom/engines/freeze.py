@@ -21,17 +21,22 @@ from airloom.clock.meter import SiteMeter
 from airloom.clock.wires import Flow, Lane, Transfer, Wire
 from airloom.engines.pending import Call, Delivery, Later, SimRef, Value
 from airloom.engines.price import Price
-from airloom.engines.simulated import Resource, Simulation, Site
+from airloom.engines.simulated import Simulation
+from airloom.engines.sites import Resource, Site
 from airloom.errors import RecordError, Unsupported
 from airloom.models.module import ModelSpec
 from airloom.models.params import Params
 from airloom.network.device import Work
+from airloom.program.method import function_name
 
 _RECORDS: dict[str, type] = {
     c.__name__: c for c in (Airtime, Call, Delivery, Flow, Lane, Later, Price, Rerated, Resource, SiteMeter, Transfer, Value)
 }
 _SKIPPED = {"on_device"}  # caches keyed by object identity
-_SITE = ("drawn", "epoch", "held_bytes", "is_empty", "is_present", "meter", "radio_lane", "resources", "running", "shadow", "state", "stored_bytes", "transfers", "written", "calls")  # fmt: skip
+_SITE = (
+    "calls", "drawn", "epoch", "held_bytes", "is_empty", "is_present", "meter", "radio_lane", "resources", "running", "shadow", "state",
+    "stored_bytes", "transfers", "written",
+)  # fmt: skip
 _WIRES = ("media", "dirty", "version", "copies", "active", "shouts")
 _TOTALS = ("bytes_by", "idle_busy_j", "idle_power_w", "idle_present_j", "joules", "joules_server", "since_s")
 
@@ -103,11 +108,11 @@ class _Writer:
             return {"k": "record", "class": kind.__name__, "v": slots}
         owner = getattr(thing, "__self__", None)
         if owner is not None:
-            for name, known in (("sim", sim), ("wires", sim.wires), ("method", self.method)):
+            for name, known in (("sim", sim), ("wires", sim.wires), ("values", sim.values), ("method", self.method)):
                 if owner is known:
                     return {"k": "bound", "owner": name, "name": thing.__name__}
         if callable(thing) and owner is None:
-            return {"k": "function", "name": sim.name_of(thing)}
+            return {"k": "function", "name": function_name(thing)}
         if is_dataclass(thing) and not isinstance(thing, type):
             module = kind.__module__
             if module.split(".")[0] == "airloom" or module == type(self.method).__module__:
@@ -118,8 +123,8 @@ class _Writer:
                     "v": {f.name: self.write(getattr(thing, f.name)) for f in fields(thing)},
                 }
         raise Unsupported(
-            f"checkpoint: got a {module_of(kind)} in the state; allowed are dicts, lists, tuples, Params, tensors, arrays, numbers, strings, Refs and "
-            f"frozen dataclasses of the method's module"
+            f"checkpoint: got a {module_of(kind)} in the state; allowed are dicts, lists, tuples, Params, tensors, arrays, numbers, strings, "
+            f"Refs and frozen dataclasses of the method's module"
         )
 
 
@@ -137,9 +142,9 @@ def freeze(sim: Simulation, method: Any, state: Any, extra: Mapping[str, Any]) -
     alive = [program.name for program in sim.kernel.programs.values() if program is not sim.kernel.running]
     if alive:
         raise Unsupported(f"checkpoint: programs are still running at the round boundary ({', '.join(alive[:3])}); let the round fetch their results")
-    waiting = list(sim.pending)
+    waiting = list(sim.numerics.pending)
     while waiting:
-        sim.flush(waiting[:1])
+        sim.numerics.flush(waiting[:1])
         waiting = [call for call in waiting if not call.has_run]
     out = _Writer(sim, method)
     kernel, wires = sim.kernel, sim.wires
@@ -153,9 +158,9 @@ def freeze(sim: Simulation, method: Any, state: Any, extra: Mapping[str, Any]) -
         "wires": [[w.link.source, w.link.target, w.bytes, out.write(w.lane), out.write(w.sent)] for w in wires.wires.values()],
         "shared": {slot: out.write(getattr(wires, slot)) for slot in _WIRES},
         "totals": {slot: out.write(getattr(sim.totals, slot)) for slot in _TOTALS},
-        "asked": out.write(sim.asked),
-        "round": sim.round,
-        "flushes": [sim.flushes, sim.flushed_calls],
+        "asked": out.write(sim.values.asked),
+        "round": sim.numerics.round,
+        "flushes": [sim.numerics.flushes, sim.numerics.flushed_calls],
         "extra": dict(extra),
     }
     return {**tree, "nodes": out.nodes}, out.tensors
@@ -230,7 +235,7 @@ class _Reader:
         elif kind == "wire":
             made[index] = sim.wires.wire(sim.network.links[node["source"], node["target"]])
         elif kind == "bound":
-            owner = {"sim": sim, "wires": sim.wires, "method": self.method}[node["owner"]]
+            owner = {"sim": sim, "wires": sim.wires, "values": sim.values, "method": self.method}[node["owner"]]
             made[index] = getattr(owner, node["name"])
         elif kind == "function":
             made[index] = self._named(*node["name"].split(":"))
@@ -265,9 +270,9 @@ def thaw(
         setattr(wires, slot, reader.read(value))
     for slot, value in tree["totals"].items():
         setattr(sim.totals, slot, reader.read(value))
-    sim.asked = reader.read(tree["asked"])
-    sim.round = tree["round"]
-    sim.flushes, sim.flushed_calls = tree["flushes"]
+    sim.values.asked = reader.read(tree["asked"])
+    sim.numerics.round = tree["round"]
+    sim.numerics.flushes, sim.numerics.flushed_calls = tree["flushes"]
     kernel.heap[:] = [tuple(reader.read(event)) for event in tree["heap"]]
     heapify(kernel.heap)
     at = tree["kernel"]

@@ -122,8 +122,8 @@ class Call:
     """A device function or program text at a place, from issue to end."""
 
     __slots__ = (
-        "args", "changes", "drawn", "end_s", "fn", "has_refs", "has_run", "hz", "is_lost", "is_program", "issuer", "joules", "made_at", "missing", "number",
-        "on", "owner", "place", "price", "priority", "root", "start_number", "started_s", "state", "trees", "versions",
+        "args", "changes", "drawn", "end_s", "fn", "has_refs", "has_run", "hz", "is_lost", "is_program", "issuer", "joules", "made_at", "missing",
+        "number", "on", "owner", "place", "price", "priority", "root", "start_number", "started_s", "state", "trees", "versions",
     )  # fmt: skip
 
     def __init__(

@@ -6,6 +6,7 @@ into a region of its own. A result that the parent no longer holds is given back
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -291,10 +292,8 @@ class Pool(Executor):
 
     def close(self) -> None:
         for worker in self.workers:
-            try:
+            with contextlib.suppress(OSError):
                 worker.pipe.send_bytes(b"")
-            except OSError:
-                pass
             worker.pipe.close()
         for worker in self.workers:
             worker.process.join(timeout=5)

@@ -257,7 +257,7 @@ class Here:
         lr: float,
         batch_size: int,
         data: Any = None,
-        optimizer: Any = SGD(),  # noqa: B008  (frozen)
+        optimizer: Any = SGD(),
         shift: Params | None = None,
         prox: tuple[float, Params] | None = None,
         clip_norm: float | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from airloom.errors import ScenarioError
@@ -119,10 +120,13 @@ def function_name(function: Callable[..., Any]) -> str:
 
     Lambdas and inner functions have no name that another process could find, so they are refused.
     """
-    plain = getattr(function, "__func__", function)
+    return _name(getattr(function, "__func__", function))
+
+
+@lru_cache(maxsize=4096)
+def _name(plain: Callable[..., Any]) -> str:
+    """The name of an unbound function, looked up once."""
     name = f"{plain.__module__}:{plain.__qualname__}"
     if "<" in name:
-        raise ScenarioError(
-            f"function '{name}': got a lambda or an inner function; allowed is a method or a function of a module; give it a name there"
-        )
+        raise ScenarioError(f"function '{name}': got a lambda or an inner function; allowed is a method or a function of a module; give it a name there")
     return name

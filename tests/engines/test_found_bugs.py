@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from airloom.engines.simulated import SimNode
+from airloom.engines.simnode import SimNode
 from airloom.network.churn import TraceChurn
 from airloom.program.here import Here
 from airloom.tasks import TaskSettings, make_task

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from airloom.engines.simulated import SimNode
+from airloom.engines.simnode import SimNode
 from airloom.errors import RunFailed, ScenarioError
 from airloom.methods.fedavg import FedAvg
 from airloom.methods.fedbuff import FedBuff

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airloom.engines.simulated import SimNode
+from airloom.engines.simnode import SimNode
 from airloom.errors import AirloomError, DeviceLost
 from airloom.network.cell import Cell
 from airloom.network.churn import TraceChurn

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from airloom.engines.simulated import SimNode
+from airloom.engines.simnode import SimNode
 from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError
 from airloom.network.cell import Cell
 from airloom.network.churn import TraceChurn

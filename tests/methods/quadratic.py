@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from airloom.engines.simulated import SimNode, Simulation
+from airloom.engines.simnode import SimNode
+from airloom.engines.simulated import Simulation
 from airloom.models.module import ModelSpec, model
 from airloom.models.objective import MeanSquaredError
 from airloom.models.params import Params

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airloom.engines.simulated import SimNode
+from airloom.engines.simnode import SimNode
 from airloom.errors import ScenarioError
 from airloom.methods.fedavg import FedAvg
 from airloom.methods.fedbuff import FedBuff
-from airloom.models.params import Params
 from airloom.program.method import State
 from tests.methods.hand import NOTHING_S, away, star, targets
 from tests.methods.quadratic import Course, least_squares, random_rows, run
-from tests.worlds import Played, play
+from tests.worlds import play
 
 STEP: dict[str, Any] = {"local_steps": 1, "lr": 1.0, "batch_size": 1}  # an update is what is missing to the client's target
 TWO = targets({"a": (1, 1.0), "b": (1, 4.0)})
@@ -26,19 +25,17 @@ SOON = pytest.approx
 
 def reports(speeds: dict[str, float], method: FedBuff, rounds: int, **changes: Any) -> tuple[Course, list[dict[str, Any]]]:
     """The course of a run from 0, and the points of its curve."""
-    played: list[Played] = []
     states: list[State] = []
     task = targets({n: (1, c) for n, c in zip(speeds, (1.0, 4.0, 7.0), strict=False)})
-    x = Params(task.model, task.model.zeros().flat)
 
     def text(node: SimNode) -> None:
-        states.append(method.init(node, x))
+        states.append(method.init(node, task.model.zeros()))
         for _ in range(rounds):
             states.append(method.round(node, states[-1]))
             node.sim.end_round()
 
-    played.append(play(star(speeds, **changes), text, task=task))
-    return Course(played[0].sim, states, []), played[0].reports
+    played = play(star(speeds, **changes), text, task=task)
+    return Course(played.sim, states, []), played.reports
 
 
 def test_arrivals_by_hand() -> None:
@@ -140,7 +137,7 @@ def test_the_buffer_waits_until_somebody_returns() -> None:
     network = star(FAST_SLOW, churn=away(a=(3.0, 10.0), b=(3.0, 10.0)))
 
     def text(node: SimNode) -> Any:
-        s = method.round(node, method.init(node, Params(TWO.model, TWO.model.zeros().flat)))
+        s = method.round(node, method.init(node, TWO.model.zeros()))
         alone = (s["t"], len(s["buffer"]), node.now_s)
         node.sleep(10.0)
         s = method.round(node, s)

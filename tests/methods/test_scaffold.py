@@ -12,7 +12,7 @@ from airloom.engines.pending import Later
 from airloom.errors import ScenarioError
 from airloom.methods.fedavg import FedAvg
 from airloom.methods.scaffold import Scaffold
-from airloom.network.churn import Churn, Markov
+from airloom.network.churn import TraceChurn
 from tests.methods.hand import NOTHING_S, away, star, targets
 from tests.methods.quadratic import Course, gradient, least_squares, optimum, random_rows, run
 from tests.worlds import task_for
@@ -31,7 +31,7 @@ def variate(course: Course, client: str) -> torch.Tensor:
         return torch.zeros_like(course.x)
     key = "c+" if state["bit"] == course.states[-1]["bit"][client] else "c"
     if isinstance(state[key], Later):  # nobody has asked for it yet
-        course.sim.flush([state[key].call])
+        course.sim.numerics.flush([state[key].call])
     return course.state(client, key)
 
 
@@ -118,14 +118,15 @@ def test_a_lost_reply_does_not_move_the_variate() -> None:
     assert run(network, task, Scaffold(**ONE), 2, start=[0.0]).x.item() == 1.0
 
 
-@pytest.mark.parametrize(("on_s", "off_s"), [(20.0, 5.0), (5.0, 2.0)])
-def test_with_clients_that_come_and_go_it_still_reaches_the_optimum(on_s: float, off_s: float) -> None:
-    # about every tenth (every third) reply is lost; a round takes about 1 s of messages and 1 s of work
-    churn: Churn = Markov(on_s=on_s, off_s=off_s)
-    speeds = dict.fromkeys(NAMES, 10 * 4 * 4 * 3.0)
-    course = run(star(speeds, rate=50.0, churn=churn, detect_s=0.1), least_squares(ROWS), Scaffold(**FULL), 150, start=[0.0] * 3)
+def test_with_clients_that_come_and_go_it_still_reaches_the_optimum() -> None:
+    # a round takes 1 s of messages and 1 s of work; all but a are away for 1.7 s of each 7.3 s, at different times
+    changes = {n: [(1.1 * k, False), (1.1 * k + 1.7, True)] for k, n in enumerate(NAMES) if k}
+    network = star(dict.fromkeys(NAMES, 10 * 4 * 4 * 3.0), rate=98.0, churn=TraceChurn(changes=changes, period_s=7.3), detect_s=0.1)
+    course = run(network, least_squares(ROWS), Scaffold(**FULL), 200, start=[0.0] * 3)
+    replies = sum(course.sim.sites[n].drawn for n in NAMES) / 40
+    assert replies * 48 - course.stamps[-1]["bytes_up"] > 1000  # of the replies of 48 bytes that were computed, so much never came
     np.testing.assert_allclose(course.states[-1]["sum"].flat.numpy(), sum(variate(course, n) for n in NAMES), atol=1e-12)  # type: ignore[arg-type]
-    assert np.linalg.norm(course.x.numpy() - optimum([ROWS[n] for n in NAMES])) < 1e-6
+    assert np.linalg.norm(course.x.numpy() - optimum([ROWS[n] for n in NAMES])) < 1e-9
 
 
 def test_late_clients_count_from_when_they_are_seen() -> None:

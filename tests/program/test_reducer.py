@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from airloom.engines.simulated import SimNode
+from airloom.engines.simnode import SimNode
 from airloom.errors import ScenarioError, Unsupported
 from airloom.models import zoo
 from airloom.models.params import Params, join

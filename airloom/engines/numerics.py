@@ -1,0 +1,163 @@
+"""Numbers, late and in sets: what started calls compute waits until a program needs a value.
+
+Everything that waits has its inputs on the clock already, so a set may run in any order that its own dependencies allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airloom.engines.executors import Executor, Job, Result
+from airloom.engines.pending import Call, Later, SimRef
+from airloom.engines.price import leaf_sizes
+from airloom.engines.sites import Site
+from airloom.errors import AirloomError, RunFailed
+from airloom.program.method import function_name
+from airloom.program.tree import Path, at, leaves, map_leaves, version_of
+
+FLUSH_CAP = 64  # calls run at once: larger sets gain nothing and hold more memory
+
+
+class Numerics:
+    """Pending calls of a run and the executor that runs them.
+
+    Arguments:
+        executor: runs sets of calls.
+        sites: places by name.
+    """
+
+    def __init__(self, executor: Executor, sites: Mapping[str, Site]) -> None:
+        self.executor = executor
+        self.sites = sites
+        self.pending: dict[Call, None] = {}
+        self.flushes = 0
+        self.flushed_calls = 0
+        self.round = 0  # for messages
+
+    def value_of(self, leaf: Any) -> Any:
+        """The value that a Ref names; runs pending numerics if it must."""
+        return self.value(leaf) if isinstance(leaf, SimRef) else leaf
+
+    def value(self, ref: SimRef) -> Any:
+        """The value that a Ref names; runs pending numerics if it must."""
+        root = ref.root
+        if not root.has_value:
+            assert root.call is not None
+            self.flush([root.call])
+        return at(root.value, ref.path) if ref.path else root.value
+
+    def flush(self, needed: list[Call]) -> None:
+        """Run the numerics of `needed`, of what they depend on, and of other pending calls in order of end, up to the cap."""
+        chosen: dict[Call, int] = {}
+        for call in needed:
+            self._level(call, chosen)
+        if len(chosen) < FLUSH_CAP:
+            for call in sorted(self.pending, key=lambda c: (c.end_s, c.number)):
+                if call not in chosen:
+                    self._level(call, chosen)
+                    if len(chosen) >= FLUSH_CAP:
+                        break
+        self.flushes += 1
+        self.flushed_calls += len(chosen)
+        levels: dict[int, list[Call]] = {}
+        for call, level in chosen.items():
+            levels.setdefault(level, []).append(call)
+        for level in sorted(levels):
+            calls = levels[level]
+            if level:
+                calls.sort(key=lambda c: (c.end_s, c.number))
+            self._execute(calls)
+
+    def _level(self, call: Call, chosen: dict[Call, int]) -> int:
+        """Depth of a call in the graph of calls whose numerics have not run; adds it and what it depends on to `chosen`."""
+        level = chosen.get(call)
+        if level is not None:
+            return level
+        level = 0
+        if not call.has_refs and not call.state:
+            chosen[call] = 0
+            return 0
+        stack: list[Call] = [call]
+        while stack:  # iterative: chains can be long
+            top = stack[-1]
+            before = [dep for dep in self._depends(top) if not dep.has_run]
+            missing = [dep for dep in before if dep not in chosen]
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            chosen[top] = level = 1 + max([chosen[dep] for dep in before], default=-1)
+        return chosen[call]
+
+    def _depends(self, call: Call) -> list[Call]:
+        deps = [
+            leaf.root.call for _, leaf in leaves(call.args) if isinstance(leaf, SimRef) and not leaf.root.has_value and leaf.root.call is not None
+        ]
+        deps += [value.call for value in call.state.values() if type(value) is Later]
+        return deps
+
+    def _execute(self, calls: list[Call]) -> None:
+        jobs: list[Job] = []
+        checked: set[int] = set()  # a map's arguments are looked at once
+        for call in calls:
+            for versions in call.versions:
+                if versions and id(versions) not in checked:
+                    checked.add(id(versions))
+                    self._check_versions(call, versions)
+            args = map_leaves(self.value_of, call.args) if call.has_refs else call.args
+            state = {key: value.call.changes[value.key] if type(value) is Later else value for key, value in call.state.items()} if call.state else {}
+            jobs.append(Job(call.number, call.fn, function_name(call.fn), call.place, args, state, call.drawn, call.started_s or 0.0))
+        results = self.executor.run(jobs)
+        for call, result in zip(calls, results, strict=True):
+            self._take(call, result)
+
+    def _take(self, call: Call, result: Result) -> None:
+        """Keep a call's result and check that it cost what was predicted."""
+        if result.error is not None:
+            if isinstance(result.error, AirloomError) and not isinstance(result.error, RunFailed):
+                raise result.error
+            raise RunFailed(
+                f"{function_name(call.fn)} at device '{call.place}', round {self.round}, issued at {call.made_at}: "
+                f"{type(result.error).__name__}: {result.error}"
+            ) from result.error
+        self.pending.pop(call, None)
+        call.has_run = True
+        call.args = ()  # a value must not keep alive what it was made from
+        call.versions = ()
+        call.changes = result.changes
+        root = call.root
+        assert root is not None
+        root.value, root.has_value = result.value, True
+        if call.price is None:
+            call.changes = {**result.changes, "": result}
+            call.state = {}
+            return
+        price, found = call.price, result.spent
+        assert found is not None
+        sizes = leaf_sizes(result.value)
+        if found.work.flops != price.flops or found.drawn != price.drawn or sizes != price.leaves or result.changes.keys() != price.changes.keys():
+            raise RunFailed(
+                f"{function_name(call.fn)} at device '{call.place}': predicted {price.flops:.0f} FLOPs, {price.drawn} samples, sizes "
+                f"{_sizes(price.leaves)} and state {sorted(price.changes)}; found {found.work.flops:.0f}, {found.drawn}, {_sizes(sizes)} and "
+                f"{sorted(result.changes)}; its work depends on values: let it read them before it branches (float(...)), or declare its work "
+                f"with here.cost"
+            )
+        site = self.sites[call.place]
+        for key in price.changes:
+            stored = site.state.get(key)
+            if type(stored) is Later and stored.call is call:
+                site.state[key] = result.changes[key]
+        call.state = {}
+
+    def _check_versions(self, call: Call, versions: list[tuple[Any, int]]) -> None:
+        for leaf, version in versions:
+            if version_of(leaf) != version:
+                raise RunFailed(
+                    f"{function_name(call.fn)} at device '{call.place}': an argument was changed in place after the call was issued at "
+                    f"{call.made_at}; make a new value instead (x = x + 1, not x += 1 on tensors)"
+                )
+
+
+def _sizes(sizes: tuple[tuple[Path, int, int], ...]) -> str:
+    return str([max(body, small) for _, body, small in sizes])
