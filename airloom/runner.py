@@ -110,6 +110,7 @@ class Runner:
         self.window: list[dict[str, Any]] = []
         self.reports = 0
         self.model: Any = None
+        self.last: dict[str, Any] = {}  # the last point that was evaluated
         self.is_reached = False
         self.writer: RecordWriter | None = None
         self.wall_s = time.monotonic()
@@ -131,7 +132,8 @@ class Runner:
         state, number = None, None
         if frozen is not None:
             tree, tensors = frozen
-            state, number = thaw(sim, self.method, tree, tensors, {scenario.task.model.key: scenario.task.model})
+            kept, number = thaw(sim, self.method, tree, tensors, {scenario.task.model.key: scenario.task.model})
+            state, self.model, self.last = kept["state"], kept["model"], tree["extra"]["last"]
             self.reports = tree["extra"]["reports"]
             self.window = tree["extra"]["window"]
             self.is_reached = tree["extra"]["is_reached"]
@@ -163,7 +165,9 @@ class Runner:
         except AirloomError as caught:
             error = caught
         except BaseException as caught:
-            error = RunFailed(f"{type(self.method).__name__} in round {sim.numerics.round} at {sim.kernel.now:.6g} s: {type(caught).__name__}: {caught}")
+            error = RunFailed(
+                f"{type(self.method).__name__} in round {sim.numerics.round} at {sim.kernel.now:.6g} s: {type(caught).__name__}: {caught}"
+            )
             error.__cause__ = caught
         finally:
             gc.unfreeze()
@@ -212,8 +216,8 @@ class Runner:
         """A round that took no time waits for the network to change."""
         if not sim.kernel.background:
             raise RunFailed(
-                f"{type(self.method).__name__} at '{node.name}': round {sim.numerics.round - 1} took no simulated time at {sim.kernel.now:.6g} s and no change of the "
-                f"network is to come; give its work a cost (here.train, here.cost) or its links a rate"
+                f"{type(self.method).__name__} at '{node.name}': round {sim.numerics.round - 1} took no simulated time at {sim.kernel.now:.6g} s "
+                f"and no change of the network is to come; give its work a cost (here.train, here.cost) or its links a rate"
             )
         sim.change_waiters.append(node.running)
         sim.kernel.is_awaiting_change = True
@@ -228,7 +232,8 @@ class Runner:
             self.reason = "target"
         else:
             stamp = sim.stamp()
-            spent = {"seconds": stamp["seconds"], "bytes": stamp["bytes_up"] + stamp["bytes_down"], "joules": stamp["joules"], "rounds": sim.numerics.round}
+            nbytes = stamp["bytes_up"] + stamp["bytes_down"]
+            spent = {"seconds": stamp["seconds"], "bytes": nbytes, "joules": stamp["joules"], "rounds": sim.numerics.round}
             self.reason = "budget" if any(spent[name] >= amount for name, amount in self.budget.items()) else ""
         return bool(self.reason)
 
@@ -259,6 +264,7 @@ class Runner:
                         point |= {f"validation_{name}": own[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in own}
             self._check_finite(point, sim)
             self._watch_target(point)
+            self.last = point
         self.reports += 1
         self.points.append(point)
         if self.writer is not None:
@@ -270,8 +276,8 @@ class Runner:
         bad = [name for name, value in point.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad:
             raise RunFailed(
-                f"{type(self.method).__name__}: training diverged in round {sim.numerics.round} at {sim.kernel.now:.6g} s ({', '.join(bad)} not finite); "
-                f"use a smaller lr or clip_norm"
+                f"{type(self.method).__name__}: training diverged in round {sim.numerics.round} at {sim.kernel.now:.6g} s ({', '.join(bad)} "
+                f"not finite); use a smaller lr or clip_norm"
             )
 
     def _watch_target(self, point: dict[str, Any]) -> None:
@@ -289,14 +295,15 @@ class Runner:
         if self.out is None or every_s is None or time.monotonic() - self.wall_s < every_s:
             return
         self.wall_s = time.monotonic()
-        extra = {"reports": self.reports, "window": self.window, "is_reached": self.is_reached}
-        tree, tensors = freeze(sim, self.method, s, extra)
+        extra = {"reports": self.reports, "window": self.window, "is_reached": self.is_reached, "last": self.last}
+        # the last model is the run's result, also if no round after a resume reports one
+        kept = {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params) else None, self.model)}
+        tree, tensors = freeze(sim, self.method, kept, extra)
         checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
 
     def _summary(self, sim: Simulation, executor: Executor, status: str, error: BaseException | None) -> dict[str, Any]:
         stamp = sim.stamp()
-        evaluated = [point for point in self.points if any(name in point for name in self.scenario.task.metrics)]
-        last = evaluated[-1] if evaluated else {}
+        last = self.last
         return {
             "status": status,
             **stamp,
@@ -351,8 +358,8 @@ def check_shape(method: Method | Service, scenario: Scenario) -> None:
     root = network.root
     if type(method).shape == "tree" and not any(network.children(child) for child in network.children(root)):
         raise ScenarioError(
-            f"{type(method).__name__} on scenario '{scenario.name}': it needs edge servers between the root and the clients, and '{root}' has only clients "
-            f"below; use a scenario with edges (phones, factory), or a star method"
+            f"{type(method).__name__} on scenario '{scenario.name}': it needs edge servers between the root and the clients, and '{root}' has only "
+            f"clients below; use a scenario with edges (phones, factory), or a star method"
         )
 
 

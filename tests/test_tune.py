@@ -78,7 +78,7 @@ def test_no_tuning_without_validation_rows() -> None:
     scenario = find_scenario(str(TINY)).build(0)
     check_validation(scenario)
     empty = SimpleNamespace(name="bare", task=SimpleNamespace(dataset=SimpleNamespace(y_validation=[])))
-    with pytest.raises(ScenarioError, match="bare.*no validation rows"):
+    with pytest.raises(ScenarioError, match=r"bare.*no validation rows"):
         check_validation(empty)  # type: ignore[arg-type]
 
 

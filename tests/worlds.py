@@ -57,7 +57,9 @@ def world(
         kind: dict[str, Any] = {"cell": speed, "bps_per_hz": 1.0} if isinstance(speed, Cell) else {"rate_bps": 8.0 * speed}
         is_access = child in leaves
         links.append(Link(source=child, target=parent, latency_s=latency_s, direction="up" if is_access else "backhaul", **kind))
-        back: dict[str, Any] = {"cell": Cell(name=f"{speed.name}/down", bandwidth_hz=speed.bandwidth_hz, sharing=speed.sharing), "bps_per_hz": 1.0} if isinstance(speed, Cell) else kind  # fmt: skip
+        back = kind
+        if isinstance(speed, Cell):
+            back = {"cell": Cell(name=f"{speed.name}/down", bandwidth_hz=speed.bandwidth_hz, sharing=speed.sharing), "bps_per_hz": 1.0}
         links.append(Link(source=parent, target=child, latency_s=latency_s, direction="down" if is_access else "backhaul", **back))
     return Network.of(places, links, churn=churn, **rest)
 

@@ -53,5 +53,5 @@ def identity(fn: Callable[..., Any]) -> Any:
 
 def caller() -> str:
     """file:line of the method's text that called a verb."""
-    frame = sys._getframe(3)
+    frame = sys._getframe(3)  # pyright: ignore[reportPrivateUsage]  (inspect would read the source file)
     return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"

@@ -4,6 +4,9 @@ Between rounds only the root program is alive and it stands at the boundary, so 
 device state. Only classes listed here (and frozen values of airloom and of the method's own module) are written; nothing else is ever imported.
 """
 
+# Trees (states, arguments, results) are of any shape, so what is taken out of them has no static type.
+# pyright: strict, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import importlib
@@ -68,7 +71,8 @@ class _Writer:
             self.nodes[index] = self._node(thing)
         return {"@": index}
 
-    def _many(self, things: Any) -> list[Any]:
+    def many(self, things: Any) -> list[Any]:
+        """JSON for each of several things."""
         return [self.write(thing) for thing in things]
 
     def _tensor(self, tensor: torch.Tensor) -> Any:
@@ -82,9 +86,9 @@ class _Writer:
         sim = self.sim
         kind = type(thing)
         if kind is list or kind is tuple or kind is deque or kind is set:
-            return {"k": kind.__name__, "v": self._many(thing)}
+            return {"k": kind.__name__, "v": self.many(thing)}
         if kind is Work:
-            return {"k": "work", "v": self._many(thing)}
+            return {"k": "work", "v": self.many(thing)}
         if kind is dict:
             return {"k": "dict", "v": [[self.write(key), self.write(value)] for key, value in thing.items()]}
         if isinstance(thing, torch.Tensor):
@@ -152,7 +156,7 @@ def freeze(sim: Simulation, method: Any, state: Any, extra: Mapping[str, Any]) -
     assert root is not None
     tree = {
         "kernel": {"now": kernel.now, "number": kernel.number, "background": kernel.background, "root": root.number},
-        "heap": out._many([(time_s, number, handler, subject) for time_s, number, handler, subject in kernel.heap]),
+        "heap": out.many([(time_s, number, handler, subject) for time_s, number, handler, subject in kernel.heap]),
         "state": out.write(state),
         "sites": {name: {slot: out.write(getattr(site, slot)) for slot in _SITE} for name, site in sim.sites.items()},
         "wires": [[w.link.source, w.link.target, w.bytes, out.write(w.lane), out.write(w.sent)] for w in wires.wires.values()],
@@ -188,34 +192,34 @@ class _Reader:
             self._thing(index, self.nodes[index])
         return self.made[index]
 
-    def _many(self, things: list[Any]) -> list[Any]:
+    def many(self, things: list[Any]) -> list[Any]:
         return [self.read(thing) for thing in things]
 
     def _thing(self, index: int, node: dict[str, Any]) -> None:
         kind, made, sim = node["k"], self.made, self.sim
         if kind == "list":
             made[index] = whole = []
-            whole.extend(self._many(node["v"]))
+            whole.extend(self.many(node["v"]))
         elif kind == "dict":
             made[index] = table = {}
             for key, value in node["v"]:
                 table[self.read(key)] = self.read(value)
         elif kind == "deque":
             made[index] = line = deque()
-            line.extend(self._many(node["v"]))
+            line.extend(self.many(node["v"]))
         elif kind == "record":
             record = _RECORDS[node["class"]]
-            made[index] = thing = record.__new__(record)
+            made[index] = thing = object.__new__(record)
             for name, value in node["v"].items():
                 setattr(thing, name, self.read(value))
             for name in _SKIPPED.intersection(record.__slots__):  # type: ignore[attr-defined]
                 setattr(thing, name, {})
         elif kind == "tuple":
-            made[index] = tuple(self._many(node["v"]))
+            made[index] = tuple(self.many(node["v"]))
         elif kind == "set":
-            made[index] = set(self._many(node["v"]))
+            made[index] = set(self.many(node["v"]))
         elif kind == "work":
-            made[index] = Work(*self._many(node["v"]))
+            made[index] = Work(*self.many(node["v"]))
         elif kind == "tensor":
             made[index] = self.tensors[node["name"]]
         elif kind == "meta":

@@ -4,6 +4,9 @@ The shared memory is one anonymous map made before the processes are forked. The
 into a region of its own. A result that the parent no longer holds is given back to its worker with the next message. Nothing is pickled.
 """
 
+# Trees (states, arguments, results) are of any shape, so what is taken out of them has no static type.
+# pyright: strict, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import contextlib
@@ -251,8 +254,9 @@ class Pool(Executor):
             owner = getattr(job.fn, "__self__", None)
             if owner is not None and owner is not self.method:
                 raise _CannotTravel
+            gone = list(worker.gone)
             message = {
-                "gone": list(worker.gone),
+                "gone": gone,
                 "fn": job.name,
                 "bound": owner is not None,
                 "place": job.place,
@@ -265,7 +269,7 @@ class Pool(Executor):
         except (_CannotTravel, Full):
             worker.told.difference_update(recipes)
             return False
-        worker.gone[: len(message["gone"])] = []  # in place: the owners of blocks append to this list
+        worker.gone[: len(gone)] = []  # in place: the owners of blocks append to this list
         worker.pipe.send_bytes(json.dumps(message).encode())
         worker.jobs.append(index)
         return True

@@ -1,5 +1,8 @@
 """The verbs of a program in a simulated run."""
 
+# Trees (states, arguments, results) are of any shape, so what is taken out of them has no static type.
+# pyright: strict, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,6 +7,9 @@ on the executor.
 Left out: energy of base stations; memory of values that a later round still holds by Ref is counted until the round ends.
 """
 
+# Trees (states, arguments, results) are of any shape, so what is taken out of them has no static type.
+# pyright: strict, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections import deque

@@ -39,7 +39,7 @@ class StateView(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:  # type: ignore[override]
         """The value of `key`, or `default`."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401  (this is what get means here)
 
     def __contains__(self, key: object) -> bool:
         if key not in self.changes:
@@ -142,7 +142,6 @@ class Here:
         self.state = StateView(state, self._note)
         self.drawn = drawn  # samples drawn so far, this call included
         self.spent = Cost()
-        self.width = 0.0  # widest model that was computed with
         self.declared_flops = 0.0
         self.declared_s = 0.0
         self._log: TrainLog | None = None
@@ -217,7 +216,11 @@ class Here:
         own = self._own()
         if self.is_dry:
             return own.shaped(size)
-        return own.rows(self._task.sample_ids(self._name, self.drawn, size, self._seed, self._start_s))
+        return own.rows(self._ids(size))
+
+    def _ids(self, count: int) -> np.ndarray:
+        """Row ids of the next `count` draws."""
+        return self._task.sample_ids(self._name, self.drawn, count, self._seed, self._start_s)
 
     def batch(self, size: int) -> Batch:
         """Draw `size` samples of this device's own data: shuffled without replacement, wrapped to the exact size."""
@@ -230,10 +233,7 @@ class Here:
         count = steps * batch_size
         if data is None:
             own = self._own()
-            if self.is_dry:
-                flat = own.shaped(count)
-            else:
-                flat = own.rows(self._task.sample_ids(self._name, self.drawn, count, self._seed, self._start_s))
+            flat = own.shaped(count) if self.is_dry else own.rows(self._ids(count))
         elif self.is_dry:
             flat = data.rows(torch.zeros(count, dtype=torch.int64, device="meta"))
         else:
@@ -282,8 +282,7 @@ class Here:
         """
         if steps == 0:
             return x
-        self.width = max(self.width, x.spec.width)
-        seed = seed_of(self._seed, "train", self._name, self.drawn)
+        seed = self._dropout_seed()
         batches = self._batches(steps, batch_size, data)
         x, self._log = learn.train(
             x,
@@ -302,23 +301,26 @@ class Here:
 
     def grad(self, x: Params, batch: Batch | None = None, *, objective: Any = None, wrt: Any = "params") -> Any:
         """Gradient of the objective at x on `batch` (default: all own data)."""
-        self.width = max(self.width, x.spec.width)
-        result, self._log = learn.grad(x, batch or self.data.all(), objective=objective or self._task.objective, wrt=wrt, cost=self.spent)
+        result, self._log = learn.grad(
+            x, batch or self.data.all(), objective=objective or self._task.objective, wrt=wrt, seed=self._dropout_seed(), cost=self.spent
+        )
         return result
 
     def loss(self, x: Params, batch: Batch | None = None, *, objective: Any = None) -> float:
         """The objective at x on `batch` (default: all own data)."""
-        self.width = max(self.width, x.spec.width)
         return learn.loss(x, batch or self.data.all(), objective=objective or self._task.objective, cost=self.spent)
 
     def forward(self, x: Params, batch: Any, *, keep: bool = False, until: str | None = None) -> Any:
         """Outputs of x on a batch (a Batch or inputs); `keep`: also a Tape for `vjp`; `until`: stop after that component."""
-        self.width = max(self.width, x.spec.width)
-        return learn.forward(x, batch, keep=keep, until=until, cost=self.spent)
+        return learn.forward(x, batch, keep=keep, until=until, seed=self._dropout_seed(), cost=self.spent)
 
     def vjp(self, tape: Any, g: torch.Tensor, *, wrt: Any) -> Any:
         """Back-propagate g through a kept forward pass, without paying it twice."""
         return learn.vjp(tape, g, wrt=wrt, cost=self.spent)
+
+    def _dropout_seed(self) -> int:
+        """Seed of what layers draw themselves: another one for every place in the device's draws."""
+        return seed_of(self._seed, "train", self._name, self.drawn)
 
     # --- cost -------------------------------------------------------------------------------------------------------------------------
 
@@ -340,6 +342,11 @@ class Here:
 
     def work(self) -> Work:
         """What the call has computed, as the device's profile wants to know it."""
+        spent = self.spent
         return Work(
-            flops=self.spent.flops + self.declared_flops, steps=self.spent.steps, samples=int(self.spent.samples), width=self.width or 1.0
-        )  # fmt: skip
+            flops=spent.flops + self.declared_flops,
+            steps=spent.steps,
+            samples=round(spent.samples),
+            width=spent.width or 1.0,
+            bytes_moved=spent.moved_bytes,
+        )

@@ -128,5 +128,5 @@ def _name(plain: Callable[..., Any]) -> str:
     """The name of an unbound function, looked up once."""
     name = f"{plain.__module__}:{plain.__qualname__}"
     if "<" in name:
-        raise ScenarioError(f"function '{name}': got a lambda or an inner function; allowed is a method or a function of a module; give it a name there")
+        raise ScenarioError(f"function '{name}': got a lambda or an inner function; allowed is a method or a function of a module; name it there")
     return name

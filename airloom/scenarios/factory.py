@@ -36,7 +36,9 @@ def factory(
     """
     network = tree(
         [
-            Level(name="edge", count=factories, devices=EDGE_BOX, up_bps=backhaul_bps, down_bps=backhaul_bps, latency_s=backhaul_latency_s, wired=True),
+            Level(
+                name="edge", count=factories, devices=EDGE_BOX, up_bps=backhaul_bps, down_bps=backhaul_bps, latency_s=backhaul_latency_s, wired=True
+            ),
             Level(name="machine", count=machines, devices=list(WHALE_FL.values()), up_bps=machine_bps, down_bps=machine_bps, latency_s=0.001),
         ],
         root=CLOUD,

@@ -104,7 +104,7 @@ def best(task_name: str) -> float:
 def network(task: Task, churn: Churn | None = None) -> Network:
     """Cloud, two base stations, four clients: a and b share a cell, c and d have links. A round takes some seconds, radio as much as compute."""
     size = task.model.nbytes
-    radio = RadioEnergy.linear_pa(pa_efficiency=0.4, circuit_w=0.1, receive_w=0.3)
+    radio = RadioEnergy.measured("lte")
     fast = device(4e6, radio=radio) if task.model.size > 3 else device(500.0, radio=radio)
     slow = device(1e6, radio=radio) if task.model.size > 3 else device(125.0, radio=radio)
     cell = Cell(name="cell", bandwidth_hz=8.0 * size, sharing="tdma")
@@ -126,7 +126,9 @@ class Done:
     sim: Simulation
 
 
-def go(name: str, task_name: str, *, seed: int = 0, rounds: int = ROUNDS, churn: Churn | None = None, out: Path | None = None, frozen: Any = None) -> Done:
+def go(
+    name: str, task_name: str, *, seed: int = 0, rounds: int = ROUNDS, churn: Churn | None = None, out: Path | None = None, frozen: Any = None
+) -> Done:
     """Run a method through the runner."""
     task = tasks(task_name)
     scenario = Scenario(name="two levels", network=network(task, churn), task=task, seed=seed)

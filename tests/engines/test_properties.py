@@ -71,7 +71,7 @@ def busy(node: SimNode) -> tuple[int, int]:
         for name in node.clients[:3]:
             chain = node.call(work, name, 0.5, 5_000, chain, kept)
         flying = node.map(work, node.clients, 0.7, 30_000)
-        arrived, rest, gone = node.first(flying, max(len(flying) // 2, 1), timeout_s=3.0)
+        _, rest, gone = node.first(flying, max(len(flying) // 2, 1), timeout_s=3.0)
         lost += len(gone)
         for refs in (rest, programs):
             _, _, gone = node.first(refs, len(refs))

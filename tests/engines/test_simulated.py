@@ -358,14 +358,14 @@ def test_max_min_shares_several_capacities() -> None:
     base = world({("a", "hub"): 1e6, ("b", "hub"): 1e6})
     links = [
         Link(
-            source=l.source,
-            target=l.target,
+            source=link.source,
+            target=link.target,
             latency_s=0.0,
-            direction=l.direction,
-            rate_bps=l.rate_bps,
-            resources=("in:hub",) if l.direction == "up" else (),
+            direction=link.direction,
+            rate_bps=link.rate_bps,
+            resources=("in:hub",) if link.direction == "up" else (),
         )
-        for l in base.links.values()
+        for link in base.links.values()
     ]
     network = Network.of(base.places.values(), links, capacities={"in:hub": 8e6}, downlink="free")
 

@@ -49,7 +49,8 @@ def test_many_steps_end_at_the_proximal_point() -> None:
 def test_a_larger_mu_moves_less() -> None:
     task = least_squares(random_rows(["a"]))
     moved = [
-        float(run(star({"a": 1.0}), task, FedProx(mu=mu, local_steps=10, lr=0.1, batch_size=4), 1, start=[0.0] * 3).x.norm()) for mu in (0.0, 0.1, 1.0, 10.0)
+        float(run(star({"a": 1.0}), task, FedProx(mu=mu, local_steps=10, lr=0.1, batch_size=4), 1, start=[0.0] * 3).x.norm())
+        for mu in (0.0, 0.1, 1.0, 10.0)
     ]
     assert moved == sorted(moved, reverse=True) and len(set(moved)) == 4
 

@@ -1,0 +1,180 @@
+"""What the claims share: sides with equal numbers of trials, runs on a simulated clock, and the record that is kept.
+
+A claim compares *sides* in *cases*. In each case every side gets the same learning rates to try, on worlds of their own seeds, and is judged there by
+validation accuracy; then it runs with the best one on other seeds and is judged by test accuracy. The record keeps one line per run, not the curves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from airloom.errors import RunFailed
+from airloom.program.method import Method
+from airloom.records.record import reached
+from airloom.runner import Options, Runner, describe_method, versions
+from airloom.scenarios.scenario import Scenario
+
+RECORDS = Path(__file__).resolve().parents[2] / "docs" / "records"
+Point = dict[str, Any]
+World = Callable[[str, int], Scenario]  # of a case and a seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """A method and the fields that the claim gives it; the learning rate is tuned."""
+
+    label: str
+    method: type[Method]
+    fields: Mapping[str, Any]
+
+    def with_lr(self, lr: float) -> Method:
+        """The method with a learning rate."""
+        return self.method(**self.fields, lr=lr)
+
+    def describe(self) -> dict[str, Any]:
+        """Name, fields that the claim gives, and all fields."""
+        return {"label": self.label, "given": dict(self.fields), **describe_method(self.with_lr(0.1))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is run.
+
+    Arguments:
+        cases: names of the worlds.
+        rounds: of every run.
+        last: evaluations in the mean that a run is judged by.
+        target: test accuracy to reach, for rounds and seconds; the mean of five successive evaluations counts.
+        lrs: learning rates that every side tries, or one that is taken untried.
+        seeds, tuning_seeds: of the final runs and of the trials.
+    """
+
+    cases: Sequence[str]
+    rounds: int
+    last: int
+    target: float
+    lrs: Sequence[float]
+    seeds: Sequence[int]
+    tuning_seeds: Sequence[int]
+
+
+@dataclass
+class Outcome:
+    """Trials and final runs, one mapping per run."""
+
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def mean(self, case: str, label: str, column: str) -> float:
+        """Mean over seeds of a column of the final runs; nan where a seed has no value."""
+        values = [row[column] for row in self.rows if row["case"] == case and row["side"] == label]
+        return fmean(values) if all(value is not None for value in values) else float("nan")
+
+    def each(self, case: str, label: str, column: str) -> list[Any]:
+        """A column of the final runs, by seed."""
+        return [row[column] for row in self.rows if row["case"] == case and row["side"] == label]
+
+
+def curve(scenario: Scenario, method: Method, rounds: int) -> list[Point]:
+    """Points of a run; none where training diverged."""
+    options = Options(executor="loop", budget={"rounds": rounds}, checkpoint_every_s=None)
+    try:
+        return Runner(scenario, method, scenario.seed, options, None, {}, None).run().points
+    except RunFailed as failure:
+        if "diverged" not in str(failure):
+            raise
+        return []
+
+
+def level(points: Sequence[Point], metric: str, last: int) -> float:
+    """Mean of the last evaluations; 0 for a run that diverged."""
+    return fmean(point[metric] for point in points[-last:]) if points else 0.0
+
+
+def play(world: World, sides: Sequence[Side], plan: Plan) -> Outcome:
+    """Tune every side in every case, then run it on the seeds of the plan."""
+    outcome = Outcome()
+    for case in plan.cases:
+        for side in sides:
+            lr = plan.lrs[0]
+            if len(plan.lrs) > 1:
+                scores: dict[float, float] = {}
+                for tried in plan.lrs:
+                    found = [
+                        level(curve(world(case, seed), side.with_lr(tried), plan.rounds), "validation_accuracy", plan.last)
+                        for seed in plan.tuning_seeds
+                    ]
+                    scores[tried] = fmean(found)
+                    outcome.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
+                lr = max(scores, key=lambda tried: scores[tried])
+            for seed in plan.seeds:
+                points = curve(world(case, seed), side.with_lr(lr), plan.rounds)
+                outcome.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan)})
+    return outcome
+
+
+def summary(points: Sequence[Point], plan: Plan) -> dict[str, Any]:
+    """What the record keeps of a run."""
+    hit = reached(points, "accuracy", plan.target, "higher")
+    end = points[-1] if points else {}
+    return {
+        "accuracy": level(points, "accuracy", plan.last),
+        "rounds_to_target": None if hit is None else hit["round"] + 1,
+        "seconds_to_target": None if hit is None else hit["seconds"],
+        **{name: end.get(name) for name in ("seconds", "bytes_up", "bytes_down", "bytes_backhaul", "joules")},
+    }
+
+
+def keep(name: str, sides: Sequence[Side], plan: Plan, about: Mapping[str, Any], outcome: Outcome, began_s: float, folder: Path = RECORDS) -> Path:
+    """Write the record of a claim: `header.json`, `trials.jsonl` and `rows.jsonl`. `began_s` is a reading of `time.process_time`."""
+    into = folder / name
+    into.mkdir(parents=True, exist_ok=True)
+    header = {
+        "claim": name,
+        "command": f"python -m benchmarks.claims.{name}",
+        "versions": versions(),
+        "cpu_seconds": round(time.process_time() - began_s),
+        "plan": {key: list(value) if isinstance(value, Sequence) else value for key, value in vars(plan).items()},
+        "world": dict(about),
+        "sides": [side.describe() for side in sides],
+    }
+    (into / "header.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+    for file, rows in (("trials.jsonl", outcome.trials), ("rows.jsonl", outcome.rows)):
+        (into / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return into
+
+
+def load(name: str, folder: Path = RECORDS) -> tuple[dict[str, Any], Outcome]:
+    """Header and runs of a kept record."""
+    into = folder / name
+
+    def lines(file: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (into / file).read_text(encoding="utf-8").splitlines()]
+
+    header = json.loads((into / "header.json").read_text(encoding="utf-8"))
+    return header, Outcome(trials=lines("trials.jsonl"), rows=lines("rows.jsonl"))
+
+
+def table(outcome: Outcome, columns: Sequence[tuple[str, str, str]]) -> str:
+    """A markdown table with a line per case and side; columns are (name of the row's entry, title, format)."""
+    lines = [f"| case | side | lr | {' | '.join(title for _, title, _ in columns)} |", f"|---|---|---|{'---|' * len(columns)}"]
+    for row in outcome.rows:
+        case, side = row["case"], row["side"]
+        if row["seed"] == outcome.each(case, side, "seed")[0]:
+            cells = [_cell(outcome.each(case, side, name), form) for name, _, form in columns]
+            lines.append(f"| {case} | {side} | {row['lr']:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[Any], form: str) -> str:
+    """Mean and range over seeds; how many have no value."""
+    have = [value for value in values if value is not None]
+    if len(have) < len(values):
+        return f"{len(have)} of {len(values)} reach it"
+    return f"{format(fmean(have), form)} ({format(min(have), form)}–{format(max(have), form)})"
