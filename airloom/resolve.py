@@ -392,7 +392,7 @@ def load_module(place: str) -> ModuleType:
         sys.path.append(str(path.parent))
     sys.modules[name] = module
     try:
-        exec(compile(text, str(path), "exec"), vars(module))
+        exec(compile(text, str(path), "exec", dont_inherit=True), vars(module))
     except SyntaxError as error:
         sys.modules.pop(name)
         raise ScenarioError(f"file '{place}', line {error.lineno}: {error.msg}; correct the file") from error

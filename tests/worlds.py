@@ -11,6 +11,7 @@ import torch
 from airloom.engines.executors import Executor, Loop
 from airloom.engines.simnode import SimNode
 from airloom.engines.simulated import Simulation
+from airloom.models import zoo
 from airloom.network.cell import Cell
 from airloom.network.churn import Churn
 from airloom.network.device import Device
@@ -68,10 +69,10 @@ _TASKS: dict[tuple[str, ...], Task] = {}
 
 
 def task_for(network: Network) -> Task:
-    """Digits, split evenly."""
+    """Digits, split evenly, for a small model."""
     names = tuple(network.clients(network.root))
     if names not in _TASKS:
-        _TASKS[names] = make_task(TaskSettings(partition="iid"), list(names), seed=0)
+        _TASKS[names] = make_task(TaskSettings(partition="iid"), list(names), seed=0, model=zoo.mlp(inputs=64, hidden=(16,), classes=10))
     return _TASKS[names]
 
 

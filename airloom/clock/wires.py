@@ -88,7 +88,7 @@ class Transfer:
 
 
 class Flow:
-    """One message on one wire. `is_copy`: it carries objects that others rely on, so it goes on when its own receiver leaves."""
+    """One message on one wire. `is_copy`: it carries objects that others rely on, so it goes on when only a later place of its route leaves."""
 
     __slots__ = (
         "air_s",
@@ -403,13 +403,18 @@ class Wires:
 
     # --- loss and rounds --------------------------------------------------------------------------------------------------------------
 
-    def lose(self, transfer: Transfer) -> None:
+    def lose(self, transfer: Transfer, place: str) -> None:
         """A place on the transfer's route left: what was sent is charged, the rest never is."""
         transfer.is_lost = True
         self._forget(transfer)
         flow = transfer.flow
-        if flow is None or flow.is_copy:
+        if flow is None:
             return
+        if flow.is_copy:
+            if place not in (flow.wire.source.name, flow.wire.target.name):
+                return  # others rely on what the relay gets
+            for key, _, _ in transfer.parts:
+                flow.wire.sent.pop(key, None)
         transfer.flow = None
         flow.is_dead = True
         if flow.start_s < 0:

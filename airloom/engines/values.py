@@ -273,7 +273,7 @@ class Values:
     def lose_transfer(self, transfer: Transfer, device: str) -> None:
         if transfer.is_lost:
             return
-        self.wires.lose(transfer)
+        self.wires.lose(transfer, device)
         if transfer.kind == "call":
             self.lose_call(transfer.subject, device)
         else:

@@ -19,8 +19,18 @@ from airloom.scenarios.scenario import Scenario
 from airloom.tasks import TaskSettings, make_task
 from airloom.tasks.datasets import load
 
-# Found with `airloom compare ... --tune`, see docs/scenarios.md for the command and the trials.
-SUITED: Mapping[str, Mapping[str, Any]] = {}
+# Found with `airloom compare ... --tune 27 --target accuracy=0.9 --stop-at-target` on the world of seed 1000: the whole grid of each method, chosen by
+# seconds until the validation accuracy reaches 90 %. See docs/scenarios.md.
+SUITED: Mapping[str, Mapping[str, Any]] = {
+    "fedavg": {"local_steps": 20, "lr": 0.3},
+    "fedprox": {"local_steps": 20, "lr": 0.3},
+    "fedopt": {"local_steps": 20, "lr": 0.3},
+    "scaffold": {"local_steps": 20, "lr": 0.3},
+    "fedbuff": {"local_steps": 20, "lr": 0.3, "server_lr": 0.5},
+    "hfedavg": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
+    "mtgc": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
+    "sequential_fl": {"local_steps": 10, "lr": 0.1},
+}
 
 
 def phones(

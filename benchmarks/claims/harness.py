@@ -30,7 +30,7 @@ class Side:
     """A method and the fields that the claim gives it; the learning rate is tuned."""
 
     label: str
-    method: type[Method]
+    method: Callable[..., Method]
     fields: Mapping[str, Any]
 
     def with_lr(self, lr: float) -> Method:

@@ -105,6 +105,37 @@ def test_a_handler_may_be_running_when_its_device_leaves() -> None:
     assert play(network, text).value == (1, 0.5)
 
 
+TREE = {("e", "hub"): 1e6, ("a", "e"): 1e6, ("b", "e"): 1e6}
+
+
+def test_a_client_that_leaves_while_it_sends_over_a_relay_falls_silent() -> None:
+    # of a's megabyte half is sent when it leaves at 0.5 s, and no more by 2 s; nothing reaches the backhaul but the call's two numbers
+    network = world(TREE, churn=away("a", 0.5), downlink="free")
+
+    def text(node: SimNode) -> Any:
+        _, _, lost = node.first([node.call(work, "a", 0.0, MB)], 1)
+        node.sleep(2.0)
+        stamp = node.sim.stamp()
+        return len(lost), stamp["bytes_up"], stamp["bytes_backhaul"]
+
+    assert play(network, text).value == (1, pytest.approx(MB / 2, rel=1e-3), 16)
+
+
+def test_a_relay_that_leaves_while_it_receives_gets_the_copy_again() -> None:
+    # a megabyte for a and b passes e, which is away from 0.5 to 1 s: half of it is wasted; then once over the backhaul and once to each
+    network = world(TREE, churn=away("e", 0.5, 1.0))
+
+    def text(node: SimNode) -> Any:
+        x = body(MB)
+        _, _, lost = node.first(node.map(work, ["a", "b"], 0.0, 0, x), 2)
+        node.sleep(1.0)
+        node.fetch(node.map(work, ["a", "b"], 0.0, 0, x))
+        stamp = node.sim.stamp()
+        return len(lost), node.now_s, stamp["bytes_down"], stamp["bytes_backhaul"]
+
+    assert play(network, text).value == (2, *[pytest.approx(value, rel=1e-4) for value in (3.0, 2 * MB, 1.5 * MB)])
+
+
 def draw(here: Here) -> torch.Tensor:
     here.cost(seconds=1.0)
     ids = here.batch(4).ids

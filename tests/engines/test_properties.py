@@ -106,7 +106,7 @@ def event_times() -> list[float]:
         seen.append(time_s)
 
     end = play(small(), busy, log=log).sim.kernel.now
-    return sorted({*seen, *np.linspace(0.01, end, 25).tolist()})
+    return sorted({*seen, *np.linspace(0.01, end, 10).tolist()})
 
 
 @pytest.mark.parametrize("name", ["a", "d", "e"])

@@ -539,12 +539,12 @@ def hungry(here: Here) -> None:
 
 
 def test_a_call_that_does_not_fit_says_what_it_needs() -> None:
-    network = world({("a", "hub"): 1e9}, devices={"a": device(memory_bytes=1e6)})
+    network = world({("a", "hub"): 1e9}, devices={"a": device(memory_bytes=1e3)})
 
     def text(node: SimNode) -> None:
         node.fetch(node.call(hungry, "a"))
 
-    with pytest.raises(DoesNotFit, match=r"hungry at 'a' needs .* MB .* has 1\.0 MB available"):
+    with pytest.raises(DoesNotFit, match=r"hungry at 'a' needs .* MB .* has 0\.0 MB available"):
         play(network, text)
 
 

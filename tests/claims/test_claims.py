@@ -1,0 +1,45 @@
+"""The papers' orderings: at full size with `make claims`, which rewrites the records, and small in the slow lane."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.claims import mtgc, sequential_fl
+from benchmarks.claims.harness import RECORDS
+
+
+@pytest.mark.slow
+def test_small_mtgc_beats_either_correction_which_beats_none() -> None:
+    outcome = mtgc.run(mtgc.SMALL)
+    mean = {side.label: outcome.mean("both", side.label, "accuracy") for side in mtgc.SIDES}
+    assert mean["mtgc"] > max(mean["z only"], mean["y only"]) + 0.03
+    assert min(mean["z only"], mean["y only"]) > mean["hfedavg"]
+
+
+@pytest.mark.slow
+def test_small_chain_beats_the_mean_on_one_class_per_client() -> None:
+    outcome = sequential_fl.run(sequential_fl.SMALL)
+    assert sequential_fl.gap(outcome, "C = 1") > 0.04
+    # the same devices and links: a chain of 10 takes 10 times as long
+    assert outcome.mean("C = 1", "sequential_fl", "seconds") == pytest.approx(10 * outcome.mean("C = 1", "fedavg", "seconds"), rel=0.01)
+
+
+@pytest.mark.claims
+def test_mtgc() -> None:
+    outcome = mtgc.run(folder=RECORDS)
+    accuracy = {(case, side.label): outcome.mean(case, side.label, "accuracy") for case in mtgc.CASES for side in mtgc.SIDES}
+    rounds = {side.label: outcome.mean("both", side.label, "rounds_to_target") for side in mtgc.SIDES}
+    assert accuracy["both", "mtgc"] > max(accuracy["both", "z only"], accuracy["both", "y only"])
+    assert min(accuracy["both", "z only"], accuracy["both", "y only"]) > accuracy["both", "hfedavg"]
+    assert rounds["mtgc"] < min(rounds["z only"], rounds["y only"])
+    assert max(rounds["z only"], rounds["y only"]) < rounds["hfedavg"]
+    # each correction helps against its own skew, and more than the other one does
+    for case, own, other in (("client skew", "z only", "y only"), ("group skew", "y only", "z only")):
+        assert accuracy[case, own] > max(accuracy[case, other], accuracy[case, "hfedavg"])
+
+
+@pytest.mark.claims
+def test_sequential_fl() -> None:
+    outcome = sequential_fl.run(folder=RECORDS)
+    assert sequential_fl.gap(outcome, "C = 1") >= 0.04
+    assert sequential_fl.gap(outcome, "C = 1") > sequential_fl.gap(outcome, "C = 10")

@@ -1,0 +1,51 @@
+"""The kept records belong to the present methods, plans and worlds, and the pages show them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.claims import mtgc, sequential_fl
+from benchmarks.claims.harness import RECORDS, load
+
+CLAIMS: dict[str, Any] = {"mtgc": mtgc, "sequential_fl": sequential_fl}
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
+
+
+def plain(thing: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(thing))
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_record_belongs_to_the_present_fields(name: str) -> None:
+    header, _ = load(name)
+    claim = CLAIMS[name]
+    assert header["sides"] == plain([side.describe() for side in claim.SIDES]), "a field or a default has changed: run `make claims` again"
+    assert header["plan"] == plain(vars(claim.FULL))
+    assert header["world"] == plain(claim.ABOUT)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_record_is_complete_and_every_side_had_the_same_trials(name: str) -> None:
+    _, outcome = load(name)
+    plan, labels = CLAIMS[name].FULL, [side.label for side in CLAIMS[name].SIDES]
+    sides = [(case, label) for case in plan.cases for label in labels]
+    assert [(row["case"], row["side"], row["seed"]) for row in outcome.rows] == [(*side, seed) for side in sides for seed in plan.seeds]
+    assert [(row["case"], row["side"], row["lr"]) for row in outcome.trials] == [(*side, lr) for side in sides for lr in plan.lrs]
+    assert not set(plan.seeds) & set(plan.tuning_seeds)
+    for case, label in sides:
+        tried = {row["lr"]: row["validation_accuracy"] for row in outcome.trials if (row["case"], row["side"]) == (case, label)}
+        assert set(outcome.each(case, label, "lr")) == {max(tried, key=lambda lr: tried[lr])}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_page_shows_the_record(name: str) -> None:
+    assert CLAIMS[name].show(load(name)[1]) in (PAGES / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_records_are_small() -> None:
+    assert sum(path.stat().st_size for name in CLAIMS for path in (RECORDS / name).iterdir()) < 200_000
