@@ -322,7 +322,7 @@ def _tuned(
     for job, own in zip(first, changes):
         options = replace(job.options, target=goal, stop_at_target=goal is not None, log_payloads=False)
         for i, change in enumerate(own):
-            trial = replace(job, method=replace(job.method, **change), seed=seed, options=options, notes={"trial": i})
+            trial = replace(job, method=replace(job.method, **change), seed=seed, options=options, notes={"trial": i, "trials": len(own)})
             work.append((trial, out / "tune" / safe(f"{job.label}-{i}")))
     jobs.spread(work, processes, tell, is_resumed=is_resumed)
     made: list[Job] = []

@@ -506,8 +506,9 @@ def _say_compared(ctx: typer.Context, done: Compared) -> None:
     else:
         _tables().print(comparison.table())
         for label, tuned in done.tuned.items():
-            chosen = ", ".join(f"{name}={value}" for name, value in tuned["chosen"].items()) or "nothing to tune"
-            _out(_escape(f"tuned {label} ({tuned['trials']} trials, seed {tuned['seed']}): {chosen}; by {tuned['by']}"))
+            chosen = ", ".join(f"{name}={value}" for name, value in tuned["chosen"].items())
+            how = f"{chosen}; by {tuned['by']}" if chosen else "nothing to tune"
+            _out(_escape(f"tuned {label} ({tuned['trials']} trials, seed {tuned['seed']}): {how}"))
     if not done.tuned:
         hint = "--tune 8 to give every method its best fields"
     elif len(comparison.seeds) < 10:
@@ -618,12 +619,12 @@ def _bars(bars: Any, seeds: int) -> Callable[[Event], None]:
         job = event.job
         if not budget:
             budget.update(job.options.budget or job.world.build(job.seed).budget or {"none": math.inf})
-        is_trial = "trial" in job.notes
-        name = f"tuning {job.label}" if is_trial else job.label
+        trial = job.notes.get("trial")
+        name = job.label if trial is None else f"tuning {job.label}"
         if name not in ids:
-            ids[name] = bars.add_task(_escape(name), total=None if is_trial else seeds, at="")
+            ids[name] = bars.add_task(_escape(name), total=job.notes.get("trials", seeds), at="")
             done[name] = {}
-        key = job.notes["trial"] if is_trial else job.seed
+        key = job.seed if trial is None else trial
         at = f"seed {job.seed}, {_at(event)}" if event.kind == "point" else ""
         done[name][key] = 1.0 if event.kind == "end" else max(done[name].get(key, 0.0), _share(event.values, budget))
         bars.update(ids[name], completed=sum(done[name].values()), **({"at": _escape(at)} if at else {}))

@@ -117,7 +117,7 @@ class Job:
             seed=described["seed"],
             engine=described["engine"],
             options=Options(**options),
-            notes={name: described[name] for name in ("tuned", "trial") if name in described},
+            notes={name: described[name] for name in ("tuned", "trial", "trials") if name in described},
         )
 
 
@@ -180,7 +180,7 @@ def header(job: Job, scenario: Scenario) -> dict[str, Any]:
 def code(job: Job) -> dict[str, Any]:
     """Return the revision of a checkout of the package (None for an installed one), and digests of the user's own files."""
     texts = [text for text in (job.text, job.world.text) if text is not None]
-    files = dict.fromkeys(text[: text.index(".py") + 3] for text in texts if ".py" in text)
+    files = dict.fromkeys(text.rpartition(":")[0] for text in texts if ".py:" in text)
     own = {file: sha256(Path(file).read_bytes()).hexdigest()[:16] for file in files if Path(file).is_file()}
     revision, is_dirty = _revision()
     return {"revision": revision, "dirty": is_dirty, "files": own}

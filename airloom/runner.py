@@ -29,6 +29,7 @@ from airloom.scenarios.scenario import BUDGETS, Scenario
 Progress = Callable[[Mapping[str, Any]], None]
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
 ENGINES = ("simulated",)
+FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +207,7 @@ class Runner:
                 sim.end_round()
                 if sim.kernel.now == began_s:
                     self._await_change(sim, node)
-                gc.collect(0)
+                gc.collect(0 if sim.numerics.round % FULL_COLLECTION else 2)
                 self._checkpoint(sim, s)
             method.finish(node, s)
 

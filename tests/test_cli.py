@@ -66,7 +66,8 @@ class Said:
 def airloom(capsys: pytest.CaptureFixture[str]):
     def call(*arguments: str) -> Said:
         status = main(list(arguments))
-        return Said(status, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Said(status, said.out, said.err)
 
     return call
 
@@ -192,9 +193,9 @@ def test_nothing_is_overwritten(airloom: Any) -> None:
 
 def test_interrupt_and_resume(airloom: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = airloom("run", "mtgc", *SMALL, "--json").answer
-    from airloom import records
+    from airloom.records.record import RecordWriter
 
-    point = records.record.RecordWriter.point
+    point = RecordWriter.point
 
     def interrupted(self: Any, values: Any) -> None:
         point(self, values)
@@ -202,7 +203,7 @@ def test_interrupt_and_resume(airloom: Any, monkeypatch: pytest.MonkeyPatch) -> 
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.record.RecordWriter, "point", interrupted)
+        patch.setattr(RecordWriter, "point", interrupted)
         said = airloom("run", "mtgc", *SMALL, "--out", "mine", "--checkpoint-every", "0")
     assert said.status == 130 and "airloom resume mine" in said.err and "Traceback" not in said.err
     assert load("mine").status == "interrupted" and len(load("mine").points) == 4

@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -82,7 +82,7 @@ def make(name: str) -> Method:
 W = np.array([0.5, -0.4, 0.3])  # what all clients of the quadratic have in common
 
 
-@lru_cache
+@cache
 def tasks(task_name: str) -> Task:
     """The three tasks; shards differ in size and kind between clients."""
     if task_name == "quadratic":
@@ -93,7 +93,7 @@ def tasks(task_name: str) -> Task:
     return make_task(TaskSettings(dataset="digits", limit=600, partition="dirichlet", alpha=1.0), CLIENTS, seed=0, model=model)
 
 
-@lru_cache
+@cache
 def best(task_name: str) -> float:
     """The least test loss that any model of the quadratic reaches (its test rows are its training rows)."""
     data = tasks(task_name).dataset
@@ -147,13 +147,13 @@ def go(
     return Done(run, sims[0])
 
 
-@lru_cache(maxsize=None)
+@cache
 def base(name: str, task_name: str) -> Done:
     """The run that several tests look at."""
     return go(name, task_name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def three_rounds_s(name: str) -> float:
     """Seconds of three rounds on the quadratic when nobody leaves."""
     return go(name, "quadratic", rounds=3).run.summary["seconds"]
@@ -268,7 +268,7 @@ def test_it_survives_a_loss_at_any_time(name: str, place: str) -> None:
 
 @every_method
 def test_it_waits_when_everybody_is_gone(name: str) -> None:
-    # from 0.4 to 2 of the seconds of three rounds: clients spend nothing meanwhile; eight rounds end later, unless the server needs no clients any more
+    # away from 0.4 to 2 of the seconds of three rounds: clients spend nothing meanwhile; eight rounds end later, unless the server needs no clients
     gone_s, back_s = 0.4 * three_rounds_s(name), 2.0 * three_rounds_s(name)
     done = go(name, "quadratic", rounds=8, churn=away(**dict.fromkeys(CLIENTS, (gone_s, back_s))))
     check_meters(done)

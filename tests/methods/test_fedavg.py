@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ SIX = targets({name: (4 + k, float(k)) for k, name in enumerate("abcdef")})
 def chosen(course: Any) -> list[set[str]]:
     """Who took part, by round."""
     picks = [s["history"]["picks"] for s in course.states]
-    return [{n for n in after if after[n] != before.get(n, 0)} for before, after in zip(picks, picks[1:], strict=False)]
+    return [{n for n in after if after[n] != before.get(n, 0)} for before, after in pairwise(picks)]
 
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.01, 1), (0.25, 2), (0.5, 3), (1.0, 6)])  # round(6 C), at least 1; 1.5 rounds to even

@@ -1,0 +1,103 @@
+"""The shipped scenarios: who is in them, that they check what they are given, and that they are the same for the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airloom.errors import ScenarioError
+from airloom.scenarios.factory import factory
+from airloom.scenarios.lab import lab
+from airloom.scenarios.phones import SUITED, phones
+from airloom.scenarios.scenario import Scenario
+from airloom.scenarios.writers import writers
+from airloom.tasks import TaskSettings
+from tests.worlds import task_for, world
+
+
+def test_phones_is_a_cloud_four_cells_and_forty_phones() -> None:
+    made = phones(seed=0)
+    network, task = made.network, made.task
+    assert len(network.children(network.root)) == 4
+    assert all(len(network.children(base)) == 10 for base in network.children(network.root))
+    assert [link.direction for link in network.route("phone0", network.root)] == ["up", "backhaul"]
+    sizes = [task.samples(name) for name in network.clients(network.root)]
+    assert len(sizes) == 40
+    assert min(sizes) >= 8
+    assert 0.9e6 < task.model.nbytes < 1.1e6
+    assert made.target == ("accuracy", 0.9)
+
+
+def test_a_world_is_a_function_of_its_seed() -> None:
+    one, same, other = phones(seed=1), phones(seed=1), phones(seed=2)
+    assert one.network.describe() == same.network.describe()
+    assert all(np.array_equal(one.task.shards[name], same.task.shards[name]) for name in one.task.shards)
+    assert one.network.describe() != other.network.describe()
+    assert any(not np.array_equal(one.task.shards[name], other.task.shards[name]) for name in one.task.shards)
+
+
+def test_phones_of_any_size() -> None:
+    made = phones(seed=0, devices=1000, base_stations=20)
+    assert len(made.network.clients(made.network.root)) == 1000
+    assert made.fields["partition"] == "resample"  # digits do not suffice for eight own rows each
+    assert phones(seed=0, devices=4).fields["partition"] == "dirichlet"
+
+
+def test_phones_that_come_and_go() -> None:
+    made = phones(seed=0, on_s=100.0, off_s=50.0)
+    there = [made.network.present(name, 1000.0, 0) for name in made.network.clients(made.network.root)]
+    assert 10 < sum(there) < 40
+    with pytest.raises(ScenarioError, match="give both or neither"):
+        phones(seed=0, on_s=100.0)
+
+
+def test_suited_fields_are_fields_of_methods() -> None:
+    import importlib
+    from dataclasses import fields
+
+    from airloom.program.method import Method
+
+    for name, given in SUITED.items():
+        module = importlib.import_module(f"airloom.methods.{name}")
+        classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__]
+        assert given.keys() <= {f.name for f in fields(classes[0])}
+
+
+def test_factory_is_five_by_twenty_on_wires() -> None:
+    made = factory(seed=0)
+    network = made.network
+    assert [len(network.children(edge)) for edge in network.children(network.root)] == [20] * 5
+    assert all(link.cell is None for link in network.links.values())
+
+
+def test_lab_is_five_boards_times_four_rates() -> None:
+    made = lab(seed=0)
+    names = made.network.clients(made.network.root)
+    pairs = {(made.network.places[name].device.profile, made.network.route(name, made.network.root)[0].rate_bps) for name in names}
+    assert len(names) == len(pairs) == 20
+    assert {rate for _, rate in pairs} == {80e6, 40e6, 20e6, 15e6}
+
+
+def test_writers_have_one_real_writer_each(data_folder: Path) -> None:
+    made = writers(seed=0, devices=12, base_stations=2, task=TaskSettings(dataset="mnist_writers", partition="natural", data=str(data_folder)))
+    task = made.task
+    for name in made.network.clients(made.network.root):
+        assert len(set(np.asarray(task.dataset.natural)[task.shards[name]].tolist())) == 1
+
+
+def test_writers_without_data_says_what_to_put_where(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"mnist_writers\.npz"):
+        writers(seed=0, task=TaskSettings(dataset="mnist_writers", partition="natural", data=str(tmp_path)))
+
+
+def test_a_scenario_checks_its_parts() -> None:
+    network = world({("a", "hub"): 1e6})
+    with pytest.raises(ScenarioError, match=r"Scenario\.task: got NoneType"):
+        Scenario(name="bad", network=network, task=None)  # type: ignore[arg-type]
+    with pytest.raises(ScenarioError, match=r"budget\['hours'\]"):
+        Scenario(name="bad", network=network, task=task_for(network), budget={"hours": 1})
+    wider = world({("a", "hub"): 1e6, ("b", "hub"): 1e6})
+    with pytest.raises(ScenarioError, match="client 'b' has no data"):
+        Scenario(name="bad", network=wider, task=task_for(network))
