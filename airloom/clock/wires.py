@@ -356,6 +356,8 @@ class Wires:
         self._charge(flow, 1.0)
         if flow.group is not None:
             for transfer in flow.group:
+                if self.log is not None:
+                    self.log(transfer, transfer.route[transfer.hop], flow.bits / 8.0)
                 self.kernel.at(now + transfer.route[transfer.hop].link.latency_s, self.on_hop, transfer)
             return
         lane = wire.lane

@@ -41,7 +41,7 @@ def test_seconds_and_bytes() -> None:
 
 
 def test_data_that_were_lost_on_the_way_are_sent_again() -> None:
-    # b leaves at 3 s, half of its data sent, and is back at 3.5 s. The first round then learns from a's row alone (x = 3; rows repeat in a batch of 4;
+    # b leaves at 3 s, half of its data sent, and is back at 3.5 s. The first round learns from a's row alone (x = 3; rows repeat in a batch of 4;
     # 16 FLOPs at 1 FLOP/s), the second waits 6 s for b's: x = 6
     course = run(star({"a": 1.0, "b": 1.0}, rate=8.0, churn=away(b=(3.0, 3.5))), ROWS, Centralized(**FULL), 2, start=[0.0])
     assert [s["x"].flat.item() for s in course.states] == [0.0, 3.0, 6.0]
