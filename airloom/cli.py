@@ -479,7 +479,7 @@ def _say_run(ctx: typer.Context, done: Run) -> None:
         _out(_run_line(summary))
     if done.status == "interrupted":
         raise KeyboardInterrupt(str(done.out))
-    _say(_escape(f"record in {done.out}; next: airloom show {done.out}, or airloom compare {summary['method']} OTHERS..."))
+    _say(_escape(f"record in {done.out}; next: airloom show {done.out}, or airloom compare with other methods"))
 
 
 def _run_line(summary: Mapping[str, Any]) -> str:

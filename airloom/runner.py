@@ -29,6 +29,7 @@ from airloom.scenarios.scenario import BUDGETS, Scenario
 Progress = Callable[[Mapping[str, Any]], None]
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
 ENGINES = ("simulated",)
+STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
 FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation
 
 
@@ -201,11 +202,14 @@ class Runner:
             s = state
             if s is None:
                 s = method.init(node, self.scenario.task.model.initial(self.seed))
+            still = 0
             while not self._is_over(sim, node, s):
                 began_s = sim.kernel.now
                 s = method.round(node, s)
                 sim.end_round()
-                if sim.kernel.now == began_s:
+                still = still + 1 if sim.kernel.now == began_s else 0
+                is_idle = len(sim.kernel.heap) <= sim.kernel.background  # nothing is under way
+                if still and (is_idle or still > STILL_ROUNDS):
                     self._await_change(sim, node)
                 gc.collect(0 if sim.numerics.round % FULL_COLLECTION else 2)
                 self._checkpoint(sim, s)

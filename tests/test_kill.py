@@ -18,7 +18,9 @@ WORDS = ["run", "fedbuff", "--scenario", "phones", "--set", "scenario.devices=8"
 
 
 def airloom(folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "airloom", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "airloom", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def rounds_written(folder: Path) -> int:

@@ -44,10 +44,10 @@ class SiteMeter:
 class Totals:
     """Running sums over all places, so that a point of the curve costs no loop over devices.
 
-    Idle joules are `idle power x (seconds present - busy cpu seconds)`, summed over clients.
+    Idle joules are `idle power x seconds present`, summed over clients; active power comes on top of it.
     """
 
-    __slots__ = ("bytes_by", "idle_busy_j", "idle_power_w", "idle_present_j", "joules", "joules_server", "since_s")
+    __slots__ = ("bytes_by", "idle_power_w", "idle_present_j", "joules", "joules_server", "since_s")
 
     def __init__(self) -> None:
         self.bytes_by: dict[str, float] = dict.fromkeys(DIRECTIONS, 0.0)
@@ -55,7 +55,6 @@ class Totals:
         self.joules_server = 0.0
         self.idle_power_w = 0.0  # of all clients now present
         self.idle_present_j = 0.0  # idle power x presence up to since_s
-        self.idle_busy_j = 0.0  # idle power x busy seconds, to take off
         self.since_s = 0.0
 
     def presence(self, now: float, change_w: float) -> None:
@@ -73,4 +72,4 @@ class Totals:
 
     def idle_j(self, now: float) -> float:
         """Idle joules of all clients up to `now`."""
-        return self.idle_present_j + self.idle_power_w * (now - self.since_s) - self.idle_busy_j
+        return self.idle_present_j + self.idle_power_w * (now - self.since_s)

@@ -17,6 +17,7 @@ import numpy as np
 from airloom.clock.kernel import Kernel
 from airloom.clock.media import Airtime, Rerated, max_min
 from airloom.clock.meter import SiteMeter, Totals
+from airloom.errors import ScenarioError
 from airloom.network.cell import Cell
 from airloom.network.device import Device
 from airloom.network.link import Link
@@ -159,6 +160,11 @@ class Wires:
         self.framing_bytes = network.framing_bytes
         self.is_free_down = network.downlink == "free"
         self.is_broadcast = network.downlink == "broadcast"
+        wired = [link for link in network.links.values() if link.direction == "down" and link.cell is None] if self.is_broadcast else []
+        if wired:
+            raise ScenarioError(
+                f"Network(downlink='broadcast'): the {wired[0].label} has no cell to broadcast in; give it a cell, or use downlink 'unicast' or 'free'"
+            )
         has_battery = any([place.device.battery_j is not None for place in network.places.values()])
         self.is_lossy = not network.churn.always_on or bool(network.unreachable) or has_battery
         self.wires: dict[tuple[str, str], Wire] = {}

@@ -41,7 +41,7 @@ _SITE = (
     "stored_bytes", "transfers", "written",
 )  # fmt: skip
 _WIRES = ("media", "dirty", "version", "copies", "active", "shouts")
-_TOTALS = ("bytes_by", "idle_busy_j", "idle_power_w", "idle_present_j", "joules", "joules_server", "since_s")
+_TOTALS = ("bytes_by", "idle_power_w", "idle_present_j", "joules", "joules_server", "since_s")
 
 
 class _Writer:

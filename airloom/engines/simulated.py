@@ -433,8 +433,6 @@ class Simulation:
         meter.compute_j += joules
         meter.flops += call.price.flops * part
         self.totals.spend(meter, joules)
-        if on == "cpu" and not meter.is_server:
-            self.totals.idle_busy_j += meter.idle_power_w * seconds
         if site.device.battery_j is not None:
             self._check_battery(site)
 
@@ -530,10 +528,10 @@ class Simulation:
         return site.meter.compute_j + site.meter.radio_j + self.site_idle_j(site)
 
     def site_idle_j(self, site: Site) -> float:
-        """Idle joules of a place: idle power times the seconds it was present and its cpu was not busy."""
+        """Idle joules of a place: idle power times the seconds it was present."""
         meter = site.meter
         until_s = self.kernel.now if meter.absent_since_s is None else meter.absent_since_s
-        return meter.idle_power_w * max(until_s + meter.present_s - meter.busy_s.get("cpu", 0.0), 0.0)
+        return meter.idle_power_w * (until_s + meter.present_s)
 
     def stamp(self) -> dict[str, float]:
         """Seconds, bytes and joules up to now, work under way included."""
@@ -543,7 +541,7 @@ class Simulation:
         flying, radio_j = self.wires.under_way()
         for direction, amount in flying.items():
             nbytes[direction] += amount
-        joules, server_j, idle_busy_j = totals.joules + radio_j, totals.joules_server, 0.0
+        joules, server_j = totals.joules + radio_j, totals.joules_server
         for site in self.sites.values():
             for call in site.running:
                 if call.end_s > now:
@@ -553,8 +551,6 @@ class Simulation:
                         server_j += call.joules * part
                     else:
                         joules += call.joules * part
-                        if call.on == "cpu":
-                            idle_busy_j += site.meter.idle_power_w * (now - started_s)
         return {
             "seconds": now,
             "bytes_up": nbytes["up"],
@@ -562,7 +558,7 @@ class Simulation:
             "bytes_backhaul": nbytes["backhaul"],
             "bytes_peer": nbytes["peer"],
             "joules": joules,
-            "joules_idle": totals.idle_j(now) - idle_busy_j,
+            "joules_idle": totals.idle_j(now),
             "joules_server": server_j,
         }
 

@@ -19,16 +19,16 @@ from airloom.scenarios.scenario import Scenario
 from airloom.tasks import TaskSettings, make_task
 from airloom.tasks.datasets import load
 
-# Found with `airloom compare METHOD... --tune 9 --target accuracy=0.9 --stop-at-target` on the world of seed 1000, chosen by the seconds until the
-# validation accuracy reaches 90 % (hfedavg and mtgc with group_rounds=2, the best of a first round of nine). See docs/scenarios.md.
+# Found with `airloom compare METHOD... --tune 27 --target accuracy=0.9 --stop-at-target` (whole grids) on the world of seed 1000, by the seconds until
+# the validation accuracy reaches 90 %. Scaffold and MTGC reach it first with lr=0.3, but go on to diverge in other worlds: they have the fastest
+# fields that stay finite. See docs/scenarios.md.
 SUITED: Mapping[str, Mapping[str, Any]] = {
     "fedavg": {"local_steps": 20, "lr": 0.3},
     "fedprox": {"local_steps": 20, "lr": 0.3},
-    "fedopt": {"local_steps": 20, "lr": 0.3},
-    "scaffold": {"local_steps": 20, "lr": 0.3},
-    "fedbuff": {"local_steps": 20, "lr": 0.3, "server_lr": 0.5},
+    "scaffold": {"local_steps": 20, "lr": 0.1},
+    "fedbuff": {"local_steps": 20, "lr": 0.3, "server_lr": 1.0},
     "hfedavg": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
-    "mtgc": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
+    "mtgc": {"local_steps": 20, "lr": 0.1, "group_rounds": 2},
     "sequential_fl": {"local_steps": 10, "lr": 0.1},
 }
 
@@ -78,7 +78,7 @@ def phones(
     settings = enough(task, len(names))
     learned = make_task(settings, list(network.clients(network.root)), seed=seed)
     return Scenario(
-        name="phones", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 900.0}, seed=seed,
+        name="phones", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 600.0}, seed=seed,
         fields={"devices": devices, "base_stations": base_stations, "partition": settings.partition},
     )  # fmt: skip
 

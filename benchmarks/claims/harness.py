@@ -47,16 +47,14 @@ class Plan:
     """How much is run.
 
     Arguments:
-        cases: names of the worlds.
-        rounds: of every run.
+        cases: names of the worlds, each with the rounds of its runs.
         last: evaluations in the mean that a run is judged by.
         target: test accuracy to reach, for rounds and seconds; the mean of five successive evaluations counts.
         lrs: learning rates that every side tries, or one that is taken untried.
         seeds, tuning_seeds: of the final runs and of the trials.
     """
 
-    cases: Sequence[str]
-    rounds: int
+    cases: Mapping[str, int]
     last: int
     target: float
     lrs: Sequence[float]
@@ -100,21 +98,20 @@ def level(points: Sequence[Point], metric: str, last: int) -> float:
 def play(world: World, sides: Sequence[Side], plan: Plan) -> Outcome:
     """Tune every side in every case, then run it on the seeds of the plan."""
     outcome = Outcome()
-    for case in plan.cases:
+    for case, rounds in plan.cases.items():
         for side in sides:
             lr = plan.lrs[0]
             if len(plan.lrs) > 1:
                 scores: dict[float, float] = {}
                 for tried in plan.lrs:
                     found = [
-                        level(curve(world(case, seed), side.with_lr(tried), plan.rounds), "validation_accuracy", plan.last)
-                        for seed in plan.tuning_seeds
+                        level(curve(world(case, seed), side.with_lr(tried), rounds), "validation_accuracy", plan.last) for seed in plan.tuning_seeds
                     ]
                     scores[tried] = fmean(found)
                     outcome.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
                 lr = max(scores, key=lambda tried: scores[tried])
             for seed in plan.seeds:
-                points = curve(world(case, seed), side.with_lr(lr), plan.rounds)
+                points = curve(world(case, seed), side.with_lr(lr), rounds)
                 outcome.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan)})
     return outcome
 
@@ -140,7 +137,7 @@ def keep(name: str, sides: Sequence[Side], plan: Plan, about: Mapping[str, Any],
         "command": f"python -m benchmarks.claims.{name}",
         "versions": versions(),
         "cpu_seconds": round(time.process_time() - began_s),
-        "plan": {key: list(value) if isinstance(value, Sequence) else value for key, value in vars(plan).items()},
+        "plan": vars(plan),
         "world": dict(about),
         "sides": [side.describe() for side in sides],
     }

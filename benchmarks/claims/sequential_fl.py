@@ -26,8 +26,8 @@ CASES = {"C = 1": 1, "C = 2": 2, "C = 10": 10}  # classes per client
 CLIENTS, ALPHA, MINIMUM = 100, 10.0, 5
 FIELDS: dict[str, Any] = {"fraction": 0.1, "local_steps": 5, "batch_size": 10}
 SIDES = (Side(label="fedavg", method=FedAvg, fields=FIELDS), Side(label="sequential_fl", method=SequentialFL, fields=FIELDS))
-FULL = Plan(cases=list(CASES), rounds=150, last=20, target=0.8, lrs=(0.03, 0.1, 0.3, 1.0), seeds=(0, 1, 2), tuning_seeds=(100,))
-SMALL = Plan(cases=["C = 1"], rounds=60, last=10, target=0.8, lrs=(0.1,), seeds=(0, 1, 2), tuning_seeds=())
+FULL = Plan(cases=dict.fromkeys(CASES, 150), last=20, target=0.8, lrs=(0.03, 0.1, 0.3, 1.0), seeds=(0, 1, 2), tuning_seeds=(100,))
+SMALL = Plan(cases={"C = 1": 60}, last=10, target=0.8, lrs=(0.1,), seeds=(0, 1, 2), tuning_seeds=())
 ABOUT = {
     "data": "digits", "model": "mlp 64-64", "clients": CLIENTS, "partition": "exdir", "alpha": ALPHA, "minimum": MINIMUM,
     "device": "xavier", "client_bps": 20e6, "client_latency_s": 0.01,
