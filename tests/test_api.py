@@ -59,6 +59,7 @@ def interrupt_at(number: int) -> Any:
 def test_a_run_leaves_a_record_that_says_how_to_make_it_again() -> None:
     done = airloom.run("fedavg:lr=0.3", set={"batch_size": "4", "scenario.devices": 6, "task.limit": 150}, seed=3, **SMALL)
     assert isinstance(done, Run) and done.status == "budget" and done.out == Path("runs/tiny-fedavg-3")
+    assert done.out is not None
     header = load(done.out).header
     assert header["fields"]["lr"] == 0.3 and header["fields"]["batch_size"] == 4 and header["fields"]["local_steps"] == 2  # local_steps: suited
     assert (header["method"], header["seed"], header["engine"], header["clock"]) == ("fedavg", 3, "simulated", "simulated")

@@ -163,7 +163,8 @@ class Wires:
         wired = [link for link in network.links.values() if link.direction == "down" and link.cell is None] if self.is_broadcast else []
         if wired:
             raise ScenarioError(
-                f"Network(downlink='broadcast'): the {wired[0].label} has no cell to broadcast in; give it a cell, or use downlink 'unicast' or 'free'"
+                f"Network(downlink='broadcast'): the {wired[0].label} has no cell to broadcast in; give it a cell, or use "
+                f"downlink 'unicast' or 'free'"
             )
         has_battery = any([place.device.battery_j is not None for place in network.places.values()])
         self.is_lossy = not network.churn.always_on or bool(network.unreachable) or has_battery

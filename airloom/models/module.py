@@ -420,7 +420,7 @@ class ModelSpec:
                 parts[leaf.name] = Part(tuple(_from_json(d) for d in text))
         kept = None if recipe["kept"] is None else tuple(recipe["kept"])
         spec = base._part(Selection(parts, kept, dict(recipe["scale"]), float(recipe["width"])))
-        return base._remember(("key", spec.key), spec)
+        return base._remember(("key", spec.key, spec.width), spec)
 
     # ---- running it
 

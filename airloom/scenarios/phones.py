@@ -19,9 +19,9 @@ from airloom.scenarios.scenario import Scenario
 from airloom.tasks import TaskSettings, make_task
 from airloom.tasks.datasets import load
 
-# Found with `airloom compare METHOD... --tune 27 --target accuracy=0.9 --stop-at-target` (whole grids) on the world of seed 1000, by the seconds until
-# the validation accuracy reaches 90 %. Scaffold and MTGC reach it first with lr=0.3, but go on to diverge in other worlds: they have the fastest
-# fields that stay finite. See docs/scenarios.md.
+# Found with `airloom compare METHOD... --tune 27 --target accuracy=0.9 --stop-at-target` (whole grids) on the world of seed 1000, by the seconds
+# until the validation accuracy reaches 90 %. Scaffold and MTGC reach it first with lr=0.3, but go on to diverge in other worlds: they have the
+# fastest fields that stay finite. See docs/scenarios.md.
 SUITED: Mapping[str, Mapping[str, Any]] = {
     "fedavg": {"local_steps": 20, "lr": 0.3},
     "fedprox": {"local_steps": 20, "lr": 0.3},

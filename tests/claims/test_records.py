@@ -44,7 +44,8 @@ def test_record_is_complete_and_every_side_had_the_same_trials(name: str) -> Non
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_page_shows_the_record(name: str) -> None:
-    assert CLAIMS[name].show(load(name)[1]) in (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    shown = CLAIMS[name].show(load(name)[1])
+    assert shown in (PAGES / f"{name}.md").read_text(encoding="utf-8"), f"put this table on the page, and check its text:\n{shown}"
 
 
 def test_records_are_small() -> None:

@@ -159,7 +159,7 @@ def test_first_leaves_the_others_flying_and_charged() -> None:
 def test_asking_twice_for_a_flying_value_is_charged_once() -> None:
     def text(node: SimNode) -> float:
         refs = node.map(work, ["a", "b"], 0.0, each=[(1_000_000,), (2_000_000,)])
-        arrived, rest, _ = node.first(refs, 1)
+        _, rest, _ = node.first(refs, 1)
         node.first(rest, 1, timeout_s=0.25)  # gives up, asks again below
         node.fetch(rest)
         node.fetch(refs)

@@ -184,8 +184,9 @@ def seconds_of_a_round() -> float:
 @pytest.mark.parametrize("z_init", ["carry", "zero", "grad"])
 @pytest.mark.parametrize(("on_leave", "back"), [("keep", 1.8), ("wipe", 1.8), ("keep", 1.5)])
 def test_a_lost_client_leaves_no_bias_behind(z_init: Any, on_leave: Any, back: float) -> None:
-    # c is away for a while in the second round, until the next group round or only within one. Corrections that no longer sum to zero would shift the fixed point for ever: with carry the group
-    # restarts them from zero whenever its clients change. Without "zero", which has a bias of its own, the optimum is reached all the same.
+    # c is away for a while in the second round, until the next group round or only within one. Corrections that no longer sum to zero would shift
+    # the fixed point for ever: with carry the group restarts them from zero whenever its clients change. Without "zero", which has a bias of its
+    # own, the optimum is reached all the same.
     length_s = seconds_of_a_round()
     churn = TraceChurn(changes={"c": [(1.4 * length_s, False), (back * length_s, True)]})
     course = run(tree(churn=churn, detect_s=1.0, on_leave=on_leave), least_squares(ROWS), MTGC(z_init=z_init, **FIELDS), 25)
