@@ -1,6 +1,6 @@
 # `make test` sets everything up and runs what CI runs. Needs GNU make, a POSIX shell and Python 3.11 or later.
 PYTHON ?= python3
-JOBS ?= 0# test processes; each imports torch, so that more than one pays only from about a minute of tests on
+JOBS ?= 2  # test processes
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 STAMP := .venv/.setup-done
 
