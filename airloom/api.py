@@ -39,6 +39,7 @@ def run(
     budget: Mapping[str, float] | None = None,
     engine: str = "simulated",
     executor: str = "auto",
+    fast: str = "auto",
     workers: int | None = None,
     eval_every: int = 1,
     checkpoint_every_s: float | None = 30.0,
@@ -58,7 +59,7 @@ def run(
     stop_at_target : end when it is reached; otherwise the run goes on until its budget.
     budget : any of seconds, bytes, joules, rounds; None takes the scenario's.
     engine : "simulated".
-    executor, workers, eval_every, checkpoint_every_s, log_payloads : see `airloom.runner.Options`.
+    executor, fast, workers, eval_every, checkpoint_every_s, log_payloads : see `airloom.runner.Options`.
     out : folder of the record, made here; "auto" takes a fresh one below `runs/`, None keeps no record.
     progress : called with every point of the curve.
 
@@ -79,6 +80,7 @@ def run(
     """
     options = Options(
         executor=executor,
+        fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
         budget=budget,
@@ -142,6 +144,7 @@ def compare(
     budget: Mapping[str, float] | None = None,
     engine: str = "simulated",
     executor: str = "auto",
+    fast: str = "auto",
     workers: int | None = None,
     eval_every: int = 1,
     checkpoint_every_s: float | None = 30.0,
@@ -160,7 +163,7 @@ def compare(
     workers : processes; None takes one per core. With `executor="pool"` runs follow each other and each has so many processes.
     out : folder of the comparison, made here; "auto" takes a fresh one below `runs/`.
     progress : called with every event of a run, see `airloom.jobs.Event`.
-    scenario, target, stop_at_target, budget, engine, eval_every, checkpoint_every_s, log_payloads : as in `run`.
+    scenario, target, stop_at_target, budget, engine, executor, fast, eval_every, checkpoint_every_s, log_payloads : as in `run`.
 
     Returns
     -------
@@ -172,6 +175,7 @@ def compare(
     """
     options = Options(
         executor=executor,
+        fast=fast,
         stop_at_target=stop_at_target,
         budget=budget,
         eval_every=eval_every,

@@ -120,6 +120,7 @@ ScenarioText = Annotated[
 ]
 Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated")]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
+Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop) or replay")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
 SetFields = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Of the method; or scenario.field=value, task.field=value", show_default=False)
@@ -164,6 +165,7 @@ def run(
     seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
     engine: Engine = "simulated",
     executor: Executor = "auto",
+    fast: Rung = "auto",
     workers: Workers = None,
     fields: SetFields = [],  # noqa: B006  (typer reads it only)
     target: TargetText = None,
@@ -181,6 +183,7 @@ def run(
 
     options = Options(
         executor=executor,
+        fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
         budget=_budget(budget),
@@ -211,6 +214,7 @@ def compare(
     ] = 0,
     engine: Engine = "simulated",
     executor: Executor = "auto",
+    fast: Rung = "auto",
     workers: Workers = None,
     fields: SetFields = [],  # noqa: B006
     target: TargetText = None,
@@ -228,6 +232,7 @@ def compare(
 
     options = Options(
         executor=executor,
+        fast=fast,
         stop_at_target=stop_at_target,
         budget=_budget(budget),
         eval_every=eval_every,
@@ -544,7 +549,7 @@ def _show_record(record: Record) -> None:
         "points": f"{len(record.points)}, with {', '.join(record.metrics)}",
         "backhaul, peer": " and ".join(human("bytes", summary.get(cost)) for cost in ("bytes_backhaul", "bytes_peer")),
         "idle, servers": " and ".join(human("joules", summary.get(cost)) for cost in ("joules_idle", "joules_server")),
-        "executor": f"{header.get('engine')}, {header.get('executor')}, clock {header.get('clock')}",
+        "executor": f"{header.get('engine')}, {header.get('executor')}, steps {header.get('fast')}, clock {header.get('clock')}",
         "versions": _listed(header.get("versions", {})),
         "code": f"{code['revision'][:12]}{' with changes' if code['dirty'] else ''}" if code.get("revision") else None,
         "digest": summary.get("digest"),

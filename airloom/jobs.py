@@ -150,6 +150,8 @@ def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_
     """Run a job in this process; `is_resumed` goes on from the folder's checkpoint, or from the start where it has none."""
     scenario = job.world.build(job.seed)
     check_engine(job.method, job.engine)
+    if is_resumed and out is not None and (out / FILE).is_file():  # the numbers depend on the rung
+        job = replace(job, options=replace(job.options, fast=load(out).header.get("fast", "off")))
     runner = Runner(scenario, job.method, job.seed, job.options, out, header(job, scenario), progress)
     frozen = None
     if is_resumed and out is not None and (out / CHECKPOINT).is_file():

@@ -19,6 +19,7 @@ from airloom.engines.freeze import freeze, thaw
 from airloom.engines.simnode import SimNode
 from airloom.engines.simulated import Simulation
 from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, Unsupported
+from airloom.models.fast import RUNGS, Fast
 from airloom.models.params import Params
 from airloom.program.method import Method, Service
 from airloom.program.tree import leaves, map_leaves
@@ -39,6 +40,7 @@ class Options:
 
     Arguments:
         executor: "auto", "loop" or "pool".
+        fast: rung of training steps: "auto", "off" (the eager loop) or "replay"; see `airloom.models.fast`.
         workers: processes of the pool; None: one per core.
         target: (metric, value), or None.
         stop_at_target: end the run when the target is reached.
@@ -49,6 +51,7 @@ class Options:
     """
 
     executor: str = "auto"
+    fast: str = "auto"
     workers: int | None = None
     target: tuple[str, float] | None = None
     stop_at_target: bool = False
@@ -60,6 +63,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.eval_every < 1:
             raise ScenarioError(f"Options.eval_every: got {self.eval_every}; allowed are integers >= 1")
+        if self.fast not in RUNGS:
+            raise ScenarioError(f"Options.fast: got {self.fast!r}; allowed are {', '.join(RUNGS)}")
         for name, amount in (self.budget or {}).items():
             if name not in BUDGETS or not amount > 0:
                 raise ScenarioError(f"Options.budget[{name!r}]: got {amount!r}; allowed are positive amounts of {', '.join(BUDGETS)}")
@@ -126,11 +131,14 @@ class Runner:
         """Run to an end; a failure is recorded before it is raised."""
         scenario, options = self.scenario, self.options
         check_shape(self.method, scenario)
-        executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method)
+        fast = Fast(options.fast)
+        executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method, fast)
         log = self._log_payload if options.log_payloads and self.out is not None else None
         sim = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log)
         if self.out is not None:
-            self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, {**self.header, "executor": executor.name})
+            self.writer = (
+                RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, {**self.header, "executor": executor.name, "fast": fast.name})
+            )
         state, number = None, None
         if frozen is not None:
             tree, tensors = frozen
@@ -317,6 +325,7 @@ class Runner:
             "digest": digest(self.model, stamp),
             "flushes": sim.numerics.flushes,
             "calls": sim.numerics.flushed_calls,
+            "fallbacks": sorted(executor.fast.fallbacks),
             "devices": sim.device_totals(),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from airloom.errors import ScenarioError
+from airloom.models.fast import OFF, Fast
 from airloom.network.device import Work
 from airloom.network.network import Network
 from airloom.program.here import Here
@@ -51,6 +52,7 @@ class Executor(ABC):
     """Runs independent calls; results come back in the order of the jobs."""
 
     name: str
+    fast: Fast
 
     @abstractmethod
     def run(self, jobs: Sequence[Job]) -> list[Result]:
@@ -66,20 +68,22 @@ class Loop(Executor):
 
     name = "loop"
 
-    def __init__(self, network: Network, task: Task, seed: int) -> None:
+    def __init__(self, network: Network, task: Task, seed: int, fast: Fast = OFF) -> None:
         self.network = network
         self.task = task
         self.seed = seed
+        self.fast = fast
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
-        return [run_job(job, self.network, self.task, self.seed) for job in jobs]
+        return [run_job(job, self.network, self.task, self.seed, self.fast) for job in jobs]
 
 
-def run_job(job: Job, network: Network, task: Task, seed: int) -> Result:
+def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast = OFF) -> Result:
     """Run one call's numerics; what it raises comes back in the result."""
     place = network.places[job.place]
     here = Here(
-        name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed
+        name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed,
+        trainer=fast,
     )  # fmt: skip
     try:
         with torch.no_grad():
@@ -94,11 +98,12 @@ def spent(here: Here, drawn_before: int) -> Spent:
     return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before)
 
 
-def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any) -> Executor:
+def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any, fast: Fast = OFF) -> Executor:
     """The executor called `name`: "loop", "pool", or "auto" (a pool where this machine has processes to spare).
 
     Arguments:
         workers: processes of a pool; None: one per core.
+        fast: how training steps run.
     """
     if name not in ("auto", "loop", "pool"):
         raise ScenarioError(f"executor {name!r}: allowed are auto, loop, pool")
@@ -110,7 +115,7 @@ def make_executor(name: str, workers: int | None, network: Network, task: Task, 
     affinity = getattr(os, "sched_getaffinity", None)  # cores that this process may use; not on every system
     count = workers or (len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
     if name == "loop" or (name == "auto" and (count < 2 or not can_fork)):
-        return Loop(network, task, seed)
+        return Loop(network, task, seed, fast)
     from airloom.engines.pool import Pool
 
-    return Pool(network, task, seed, method, count)
+    return Pool(network, task, seed, method, count, fast)

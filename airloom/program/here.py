@@ -130,7 +130,9 @@ class Here:
         drawn: int,
         seed: int,
         is_dry: bool = False,
+        trainer: learn.Trainer = learn.eager,
     ) -> None:
+        self._trainer = trainer
         self._name = name
         self._device = device
         self._facts = facts
@@ -296,6 +298,7 @@ class Here:
             objective=objective or self._task.objective,
             seed=seed,
             cost=self.spent,
+            trainer=self._trainer,
         )
         return x
 
