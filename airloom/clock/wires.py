@@ -137,7 +137,8 @@ class Wires:
         totals: sums to add to.
         seed: names the channel's streams.
         arrived: called with each transfer that reached the end of its route.
-        log: called as log(transfer, wire, bytes) when a hop is through, or None.
+        log: called as log(flow, transfer, wire, part) when a hop is through or was lost after that part of it, or None; the flow is None where a
+            message costs latency only.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class Wires:
         totals: Totals,
         seed: int,
         arrived: Callable[[Transfer], None],
-        log: Callable[[Transfer, Wire, float], None] | None = None,
+        log: Callable[[Flow | None, Transfer, Wire, float], None] | None = None,
     ) -> None:
         self.kernel = kernel
         self.network = network
@@ -234,6 +235,8 @@ class Wires:
         if size:
             size += self.framing_bytes
         elif not (relies and lane.active is not None):
+            if self.log is not None:
+                self.log(None, transfer, wire, 1.0)
             kernel.at(kernel.now + wire.latency_s, self.on_hop, transfer)
             return
         if self.is_broadcast and wire.direction == "down" and wire.link.cell is not None and transfer.hz is None:
@@ -364,7 +367,7 @@ class Wires:
         if flow.group is not None:
             for transfer in flow.group:
                 if self.log is not None:
-                    self.log(transfer, transfer.route[transfer.hop], flow.bits / 8.0)
+                    self.log(flow, transfer, transfer.route[transfer.hop], 1.0)
                 self.kernel.at(now + transfer.route[transfer.hop].link.latency_s, self.on_hop, transfer)
             return
         lane = wire.lane
@@ -375,7 +378,7 @@ class Wires:
         transfer = flow.transfer
         transfer.flow = None
         if self.log is not None:
-            self.log(transfer, wire, flow.bits / 8.0)
+            self.log(flow, transfer, wire, 1.0)
         if wire.latency_s:
             kernel = self.kernel
             kernel.number += 1
@@ -428,7 +431,10 @@ class Wires:
         flow.is_dead = True
         if flow.start_s < 0:
             return  # still queued; the lane skips it
-        self._charge(flow, self.progress(flow))
+        part = self.progress(flow)
+        self._charge(flow, part)
+        if self.log is not None:
+            self.log(flow, transfer, flow.wire, part)
         del self.active[flow]
         if flow.medium is not None:
             self.media[flow.medium].remove(flow, self.kernel.now)
