@@ -27,9 +27,12 @@ from airloom.records import checkpoint
 from airloom.records.record import RecordWriter, direction_of, reached
 from airloom.records.timeline import FILE as TIMELINE
 from airloom.records.timeline import TimelineWriter
+from airloom.records.world import describe_world, save_world
 from airloom.scenarios.scenario import BUDGETS, Scenario
+from airloom.tasks import evaluate
 
 Progress = Callable[[Mapping[str, Any]], None]
+CLIENTS = 2_000  # most clients whose own metrics a summary lists
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
 ENGINES = ("simulated",)
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
@@ -119,6 +122,7 @@ class Runner:
         self.window: list[dict[str, Any]] = []
         self.reports = 0
         self.model: Any = None
+        self.personal: dict[str, Any] = {}  # the models that devices reported last, if each has its own
         self.last: dict[str, Any] = {}  # the last point that was evaluated
         self.is_reached = False
         self.writer: RecordWriter | None = None
@@ -141,6 +145,8 @@ class Runner:
         if self.out is not None:
             self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, {**self.header, "executor": executor.name})
             self.timeline = self._open_timeline(None if frozen is None else frozen[0]["extra"])
+            if not is_resumed and self.out is not None:
+                save_world(self.out, describe_world(scenario.network, scenario.task, self.seed))
         if self.timeline is None:
             sim.stop_watching()
         state, number = None, None
@@ -294,7 +300,7 @@ class Runner:
                 if len(task.dataset.y_validation):
                     point |= {f"validation_{key}": value for key, value in task.evaluate(self.model, "validation", predict=predict).items()}
             if personal is not None:
-                models = map_leaves(sim.numerics.value_of, dict(personal))
+                models = self.personal = map_leaves(sim.numerics.value_of, dict(personal))
                 point |= task.evaluate_personal(models, "test", predict=predict)
                 if model is None:
                     self.model = models
@@ -354,8 +360,19 @@ class Runner:
             "flushes": sim.numerics.flushes,
             "calls": sim.numerics.flushed_calls,
             "devices": sim.device_totals(),
+            **({"clients": self._clients()} if self.writer is not None and self.model is not None and status != "failed" else {}),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }
+
+    def _clients(self) -> dict[str, Any]:
+        """Each client's metrics on its own test rows at the end, with its own model if it has one; `error` where its data allow none."""
+        task, method = self.scenario.task, self.method
+        predict = method.predict if isinstance(method, Method) and type(method).predict is not Method.predict else None
+        models = self.personal or dict.fromkeys(list(task.shards)[:CLIENTS], self.model)
+        try:
+            return evaluate.by_device(task, models, "test", predict)
+        except ScenarioError as error:
+            return {"error": str(error)}
 
     def _save_model(self) -> None:
         assert self.out is not None

@@ -55,6 +55,16 @@ def test_explain_says_it_in_words_and_in_numbers(call: Call, folder: Path) -> No
     assert answer["sentences"] == out.strip().split("\n")
 
 
+def test_report_writes_one_page(call: Call, folder: Path, tmp_path: Path) -> None:
+    status, out, err = call("report", folder)
+    assert (status, out) == (0, "")
+    assert "1 run in report.html" in err
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert json.loads(call("report", folder, "--out", "other.html", "--json")[1]) == {"out": "other.html", "methods": ["fedavg"], "runs": 1}
+    status, _, err = call("report", tmp_path / "nothing")
+    assert status == 2 and "found no record" in err
+
+
 @pytest.mark.parametrize("command", ["trace", "explain"])
 def test_a_folder_without_a_timeline_is_an_error_that_says_what_to_do(call: Call, tmp_path: Path, command: str) -> None:
     airloom.run("fedavg", scenario=tiny, budget={"rounds": 1}, executor="loop", out=tmp_path / "run", timeline=0)

@@ -1,4 +1,4 @@
-"""Commands that look at what runs left: trace, explain."""
+"""Commands that look at what runs left: report, trace, explain."""
 
 from __future__ import annotations
 
@@ -13,6 +13,22 @@ from airloom.commands.terminal import AsJson, Folder, answer, escape, out, say
 from airloom.errors import RecordError
 
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write")]
+
+
+Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs or of comparisons", show_default=False)]
+
+
+def report(ctx: typer.Context, folders: Folders, file: OutFile = Path("report.html"), as_json: AsJson = False) -> None:
+    """Write one page about runs: curves, table, network, devices, timeline, data, configuration. It needs no network."""
+    from airloom.records import report as page
+
+    comparison = page.compared(folders)
+    write(file, page.report(comparison))
+    runs = sum(map(len, comparison.records.values()))
+    if as_json:
+        answer(ctx, {"out": str(file), "methods": list(comparison.methods), "runs": runs})
+        return
+    say(escape(f"{runs} run{'s' * (runs > 1)} in {file}; open it in a browser"))
 
 
 def trace(ctx: typer.Context, folder: Folder, file: OutFile = Path("trace.json"), as_json: AsJson = False) -> None:
@@ -50,4 +66,4 @@ def write(file: Path, text: str) -> None:
         raise RecordError(f"--out '{file}': cannot be written: {error.strerror}; give a file in a folder that exists") from error
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (trace, explain)
+COMMANDS: tuple[Callable[..., Any], ...] = (report, trace, explain)
