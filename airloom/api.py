@@ -44,6 +44,7 @@ def run(
     eval_every: int = 1,
     checkpoint_every_s: float | None = 30.0,
     log_payloads: bool = False,
+    timeline: int = 10,
     out: Out = "auto",
     progress: Progress | None = None,
 ) -> Run:
@@ -59,7 +60,7 @@ def run(
     stop_at_target : end when it is reached; otherwise the run goes on until its budget.
     budget : any of seconds, bytes, joules, rounds; None takes the scenario's.
     engine : "simulated".
-    executor, fast, workers, eval_every, checkpoint_every_s, log_payloads : see `airloom.runner.Options`.
+    executor, fast, workers, eval_every, checkpoint_every_s, log_payloads, timeline : see `airloom.runner.Options`.
     out : folder of the record, made here; "auto" takes a fresh one below `runs/`, None keeps no record.
     progress : called with every point of the curve.
 
@@ -87,6 +88,7 @@ def run(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every_s,
         log_payloads=log_payloads,
+        timeline=timeline,
     )
     job, folder = prepare(method, scenario, seed, set, target, engine, options, out)
     return jobs.execute(job, folder, progress=progress)
@@ -149,6 +151,7 @@ def compare(
     eval_every: int = 1,
     checkpoint_every_s: float | None = 30.0,
     log_payloads: bool = False,
+    timeline: int = 10,
     out: Path | str = "auto",
     progress: Tell | None = None,
 ) -> Comparison:
@@ -163,7 +166,7 @@ def compare(
     workers : processes; None takes one per core. With `executor="pool"` runs follow each other and each has so many processes.
     out : folder of the comparison, made here; "auto" takes a fresh one below `runs/`.
     progress : called with every event of a run, see `airloom.jobs.Event`.
-    scenario, target, stop_at_target, budget, engine, executor, fast, eval_every, checkpoint_every_s, log_payloads : as in `run`.
+    scenario, target, stop_at_target, budget, engine, executor, fast, eval_every, checkpoint_every_s, log_payloads, timeline : as in `run`.
 
     Returns
     -------
@@ -181,6 +184,7 @@ def compare(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every_s,
         log_payloads=log_payloads,
+        timeline=timeline,
     )
     request = request_of(methods, scenario, seeds, first_seed, tune, set, target, engine, options)
     return start(request, workers=workers, out=out, progress=progress).comparison
@@ -324,7 +328,7 @@ def _tuned(
     changes = [tune.trials(job.method, {*fixed}, plan["tune"], job.label) for job, fixed in zip(first, plan["fixed"])]
     work: list[tuple[Job, Path]] = []
     for job, own in zip(first, changes):
-        options = replace(job.options, target=goal, stop_at_target=goal is not None, log_payloads=False)
+        options = replace(job.options, target=goal, stop_at_target=goal is not None, log_payloads=False, timeline=0)
         for i, change in enumerate(own):
             trial = replace(job, method=replace(job.method, **change), seed=seed, options=options, notes={"trial": i, "trials": len(own)})
             work.append((trial, out / "tune" / safe(f"{job.label}-{i}")))

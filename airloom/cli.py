@@ -17,6 +17,15 @@ import typer
 from typer.core import TyperGroup
 
 from airloom import __version__
+from airloom.commands import look
+from airloom.commands.data import data
+from airloom.commands.terminal import AsJson, Folder
+from airloom.commands.terminal import answer as _answer
+from airloom.commands.terminal import console as _console
+from airloom.commands.terminal import escape as _escape
+from airloom.commands.terminal import out as _out
+from airloom.commands.terminal import say as _say
+from airloom.commands.terminal import tables as _tables
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed, ScenarioError
 
 if TYPE_CHECKING:
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _LINE_S = 10.0  # seconds between two lines about a run's progress, where there is no terminal
-_WIDTH = 120  # of tables that go into a file
 
 
 class _Group(TyperGroup):
@@ -59,7 +67,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Which method reaches my target first on my fleet, and what does it cost?",
 )
-data = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where they lie.")
 app.add_typer(data, name="data")
 
 
@@ -142,11 +149,12 @@ Budget = Annotated[
 EvalEvery = Annotated[int, typer.Option("--eval-every", min=1, metavar="N", help="Rounds between evaluations")]
 CheckpointEvery = Annotated[float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Least wall seconds between checkpoints")]
 LogPayloads = Annotated[bool, typer.Option("--log-payloads", help="Write a line per message that crossed a link")]
+TimelineRounds = Annotated[
+    int, typer.Option("--timeline", min=0, metavar="N", help="First rounds whose calls and messages are recorded for trace, explain and report")
+]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder of the record; a fresh one below runs/ if not given", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or of a comparison", show_default=False)]
 
 
 @app.callback()
@@ -174,6 +182,7 @@ def run(
     eval_every: EvalEvery = 1,
     checkpoint_every: CheckpointEvery = 30.0,
     log_payloads: LogPayloads = False,
+    timeline: TimelineRounds = 10,
     out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -190,6 +199,7 @@ def run(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
+        timeline=timeline,
     )
     job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
     assert folder is not None
@@ -223,6 +233,7 @@ def compare(
     eval_every: EvalEvery = 1,
     checkpoint_every: CheckpointEvery = 30.0,
     log_payloads: LogPayloads = False,
+    timeline: TimelineRounds = 10,
     out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -238,6 +249,7 @@ def compare(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
+        timeline=timeline,
     )
     request = api.request_of(methods, scenario, seeds, seed, tune, _fields(fields), _target(target), engine, options)
     with _progress(len(request.seeds)) as tell:
@@ -335,39 +347,6 @@ def scenarios(ctx: typer.Context, as_json: AsJson = False) -> None:
             _out(f"    [dim]{prefix}.[/] {_escape(shown) or 'no fields'}")
 
 
-@data.command("list")
-def list_data(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the data sets, whether they are there, and where they are looked for."""
-    from airloom.doctor import missing
-    from airloom.tasks import datasets
-
-    folder = os.environ.get("AIRLOOM_DATA")
-    rows = [{"name": name, "found": not missing(name), "files": list(datasets.files(name))} for name in datasets.names()]
-    if as_json:
-        _answer(ctx, {"data": rows, "folder": folder})
-        return
-    for row in rows:
-        state = "[green]there[/]" if row["found"] else "[yellow]missing[/]"
-        _out(f"{row['name']:16} {state}  [dim]{_escape(', '.join(row['files']) or 'built in')}[/]")
-    _out(_escape(f"looked in {folder}" if folder else "AIRLOOM_DATA is not set: put the files into a folder and set AIRLOOM_DATA to it"))
-
-
-@data.command("where")
-def where_data(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)], as_json: AsJson = False) -> None:
-    """Print where the files of a data set lie."""
-    from airloom.doctor import missing, places
-
-    found = places(name)
-    if missing(name):
-        folder = os.environ.get("AIRLOOM_DATA")
-        where = f"not in {folder} (AIRLOOM_DATA)" if folder else "AIRLOOM_DATA is not set"
-        raise ScenarioError(f"data '{name}': {', '.join(missing(name))} is not there; {where}; put it into a folder and set AIRLOOM_DATA to that")
-    if as_json:
-        _answer(ctx, {"name": name, "files": {file: str(path) for file, path in found.items()}})
-    else:
-        print("\n".join(str(path) for path in found.values()) or f"{name} is built in")
-
-
 @app.command()
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Check this machine: what is there, what is missing, and what to do about it."""
@@ -384,6 +363,10 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
         _answer(ctx, {"checks": rows})
     if not all(check.is_good or not check.is_needed for check in found):
         raise typer.Exit(FAILED)
+
+
+for command in look.COMMANDS:
+    app.command()(command)
 
 
 # --- reading options ------------------------------------------------------------------------------------------------------------------
@@ -420,41 +403,6 @@ def _budget(texts: list[str]) -> dict[str, float] | None:
 # --- what is said ---------------------------------------------------------------------------------------------------------------------
 
 
-def _console(*, is_error: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=is_error, highlight=False, soft_wrap=True)
-
-
-def _tables() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_WIDTH)
-
-
-def _say(markup: str) -> None:
-    """One line on standard error."""
-    _console().print(markup)
-
-
-def _out(markup: str) -> None:
-    """One line on standard output."""
-    _console(is_error=False).print(markup)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _answer(ctx: typer.Context, answer: Mapping[str, Any]) -> None:
-    """The one object on standard output."""
-    ctx.obj["has_answered"] = True
-    print(json.dumps(_finite(answer), allow_nan=False))
-
-
 def _answer_with_record(ctx: typer.Context, folder: Path) -> None:
     """Answer for a run that failed, if it left a record."""
     from airloom import api
@@ -462,15 +410,6 @@ def _answer_with_record(ctx: typer.Context, folder: Path) -> None:
 
     if ctx.obj["json"] and (folder / FILE).is_file():
         _answer(ctx, api.summary_of(load(folder)))
-
-
-def _finite(value: Any) -> Any:
-    """Return the value without the numbers that JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _say_run(ctx: typer.Context, done: Run) -> None:

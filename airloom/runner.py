@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from airloom.clock.span import Span
 from airloom.engines.executors import Executor, make_executor
 from airloom.engines.freeze import freeze, thaw
 from airloom.engines.simnode import SimNode
@@ -25,9 +26,14 @@ from airloom.program.method import Method, Service
 from airloom.program.tree import leaves, map_leaves
 from airloom.records import checkpoint
 from airloom.records.record import RecordWriter, direction_of, reached
+from airloom.records.timeline import FILE as TIMELINE
+from airloom.records.timeline import TimelineWriter
+from airloom.records.world import describe_world, save_world
 from airloom.scenarios.scenario import BUDGETS, Scenario
+from airloom.tasks import evaluate
 
 Progress = Callable[[Mapping[str, Any]], None]
+CLIENTS = 2_000  # most clients whose own metrics a summary lists
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
 ENGINES = ("simulated",)
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
@@ -48,6 +54,7 @@ class Options:
         eval_every: rounds between evaluations.
         checkpoint_every_s: least wall seconds between checkpoints; 0 writes one at every round, None none.
         log_payloads: write a line per message that crossed a link.
+        timeline: first rounds whose calls and messages are written to `timeline.jsonl`; 0 for none.
     """
 
     executor: str = "auto"
@@ -59,8 +66,11 @@ class Options:
     eval_every: int = 1
     checkpoint_every_s: float | None = 30.0
     log_payloads: bool = False
+    timeline: int = 10
 
     def __post_init__(self) -> None:
+        if self.timeline < 0:
+            raise ScenarioError(f"Options.timeline: got {self.timeline}; allowed are integers >= 0, the number of rounds to record")
         if self.eval_every < 1:
             raise ScenarioError(f"Options.eval_every: got {self.eval_every}; allowed are integers >= 1")
         if self.fast not in RUNGS:
@@ -117,6 +127,7 @@ class Runner:
         self.window: list[dict[str, Any]] = []
         self.reports = 0
         self.model: Any = None
+        self.personal: dict[str, Any] = {}  # the models that devices reported last, if each has its own
         self.last: dict[str, Any] = {}  # the last point that was evaluated
         self.is_reached = False
         self.writer: RecordWriter | None = None
@@ -124,6 +135,7 @@ class Runner:
         self.state: Any = None
         self.reason = ""
         self.payloads: Any = None
+        self.timeline: TimelineWriter | None = None
 
     # --- the run ----------------------------------------------------------------------------------------------------------------------
 
@@ -134,11 +146,16 @@ class Runner:
         fast = Fast(options.fast)
         executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method, fast)
         log = self._log_payload if options.log_payloads and self.out is not None else None
-        sim = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log)
+        span = self._span if options.timeline and self.out is not None else None
+        sim = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log, span)
         if self.out is not None:
-            self.writer = (
-                RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, {**self.header, "executor": executor.name, "fast": fast.name})
-            )
+            header = {**self.header, "executor": executor.name, "fast": fast.name}
+            self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, header)
+            self.timeline = self._open_timeline(None if frozen is None else frozen[0]["extra"])
+            if not is_resumed and self.out is not None:
+                save_world(self.out, describe_world(scenario.network, scenario.task, self.seed))
+        if self.timeline is None:
+            sim.stop_watching()
         state, number = None, None
         if frozen is not None:
             tree, tensors = frozen
@@ -186,6 +203,8 @@ class Runner:
             executor.close()
             if self.payloads is not None:
                 self.payloads.close()
+            if self.timeline is not None:
+                self.timeline.close()
         summary = self._summary(sim, executor, status, error)
         if self.writer is not None:
             try:
@@ -215,6 +234,7 @@ class Runner:
                 began_s = sim.kernel.now
                 s = method.round(node, s)
                 sim.end_round()
+                self._mark_round(sim)
                 still = still + 1 if sim.kernel.now == began_s else 0
                 is_idle = len(sim.kernel.agenda) <= sim.kernel.background  # nothing is under way
                 if still and (is_idle or still > STILL_ROUNDS):
@@ -224,6 +244,26 @@ class Runner:
             method.finish(node, s)
 
         return text
+
+    def _open_timeline(self, extra: Mapping[str, Any] | None) -> TimelineWriter | None:
+        """What takes the spans, if any are wanted; `extra` is of the checkpoint to go on from."""
+        rounds = self.options.timeline
+        assert self.out is not None
+        if extra is None:
+            return TimelineWriter(self.out, self.scenario.network.root, rounds) if rounds else None
+        spans = extra.get("spans")
+        return TimelineWriter.reopen(self.out, rounds, spans) if rounds and spans is not None and (self.out / TIMELINE).is_file() else None
+
+    def _span(self, span: Span) -> None:
+        if self.timeline is not None:
+            self.timeline.span(span)
+
+    def _mark_round(self, sim: Simulation) -> None:
+        """A round has ended; after the last one that is wanted nobody watches."""
+        if self.timeline is not None and not self.timeline.round(sim.numerics.round - 1, sim.kernel.now):
+            sim.stop_watching()
+            self.timeline.close()
+            self.timeline = None
 
     def _await_change(self, sim: Simulation, node: SimNode) -> None:
         """A round that took no time waits for the network to change."""
@@ -267,7 +307,7 @@ class Runner:
                 if len(task.dataset.y_validation):
                     point |= {f"validation_{key}": value for key, value in task.evaluate(self.model, "validation", predict=predict).items()}
             if personal is not None:
-                models = map_leaves(sim.numerics.value_of, dict(personal))
+                models = self.personal = map_leaves(sim.numerics.value_of, dict(personal))
                 point |= task.evaluate_personal(models, "test", predict=predict)
                 if model is None:
                     self.model = models
@@ -308,7 +348,8 @@ class Runner:
         if self.out is None or every_s is None or time.monotonic() - self.wall_s < every_s:
             return
         self.wall_s = time.monotonic()
-        extra = {"reports": self.reports, "window": self.window, "is_reached": self.is_reached, "last": self.last}
+        spans = None if self.timeline is None else self.timeline.count
+        extra = {"reports": self.reports, "window": self.window, "is_reached": self.is_reached, "last": self.last, "spans": spans}
         # the last model is the run's result, also if no round after a resume reports one
         kept = {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params) else None, self.model)}
         tree, tensors = freeze(sim, self.method, kept, extra)
@@ -327,8 +368,19 @@ class Runner:
             "calls": sim.numerics.flushed_calls,
             "fallbacks": sorted(executor.fast.fallbacks),
             "devices": sim.device_totals(),
+            **({"clients": self._clients()} if self.writer is not None and self.model is not None and status != "failed" else {}),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }
+
+    def _clients(self) -> dict[str, Any]:
+        """Each client's metrics on its own test rows at the end, with its own model if it has one; `error` where its data allow none."""
+        task, method = self.scenario.task, self.method
+        predict = method.predict if isinstance(method, Method) and type(method).predict is not Method.predict else None
+        models = self.personal or dict.fromkeys(list(task.shards)[:CLIENTS], self.model)
+        try:
+            return evaluate.by_device(task, models, "test", predict)
+        except ScenarioError as error:
+            return {"error": str(error)}
 
     def _save_model(self) -> None:
         assert self.out is not None

@@ -28,6 +28,7 @@ ROOMS = (
     "tune",
     "api",
     "doctor",
+    "commands",
     "cli",
 )
 FREE = ("airloom.errors", "airloom.clock.rng")  # all rooms may import these

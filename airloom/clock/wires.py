@@ -134,7 +134,8 @@ class Wires:
         totals: sums to add to.
         seed: names the channel's streams.
         arrived: called with each transfer that reached the end of its route.
-        log: called as log(end_s, transfer, wire, bytes) for each hop that is through, or None.
+        log: called as log(flow, transfer, wire, part) when a hop is through or was lost after that part of it, or None; the flow is None where a
+            message costs latency only.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Wires:
         totals: Totals,
         seed: int,
         arrived: Callable[[Transfer], None],
-        log: Callable[[float, Transfer, Wire, float], None] | None = None,
+        log: Callable[[Flow | None, Transfer, Wire, float], None] | None = None,
     ) -> None:
         self.kernel = kernel
         self.network = network
@@ -228,6 +229,8 @@ class Wires:
         if size:
             size += self.framing_bytes
         elif is_idle or not relies:
+            if self.log is not None:
+                self.log(None, transfer, wire, 1.0)
             kernel.at(kernel.now + wire.latency_s, self.on_hop, transfer)
             return
         if self.is_broadcast and wire.direction == "down" and wire.link.cell is not None and transfer.hz is None:
@@ -518,9 +521,9 @@ class Wires:
         elif direction == "down":
             target.bytes_down += nbytes
         group = flow.group if isinstance(flow, SharedFlow) else None
-        if self.log is not None and part == 1.0 and nbytes:
+        if self.log is not None:
             for transfer in group or (flow.transfer,):
-                self.log(flow.end_s, transfer, transfer.route[transfer.hop], nbytes)
+                self.log(flow, transfer, transfer.route[transfer.hop], part)
         if not wire.has_radio:
             return
         _, send_j, receive_j = self.spent(flow, part)

@@ -20,7 +20,8 @@ import torch
 
 from airloom.clock.kernel import Kernel, Program
 from airloom.clock.meter import SiteMeter, Totals
-from airloom.clock.wires import Transfer, Wire, Wires
+from airloom.clock.span import Span
+from airloom.clock.wires import Flow, Transfer, Wire, Wires
 from airloom.engines.arguments import Arguments, caller, identity
 from airloom.engines.executors import Executor, Result
 from airloom.engines.numerics import Numerics
@@ -29,6 +30,7 @@ from airloom.engines.price import Price, Pricer, leaf_sizes
 from airloom.engines.simnode import SimNode
 from airloom.engines.sites import Resource, Site
 from airloom.engines.values import Values
+from airloom.engines.watch import Watch
 from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError
 from airloom.network.network import Network
 from airloom.program.method import function_name
@@ -45,6 +47,7 @@ class Simulation:
         executor: runs the numerics of sets of calls.
         report: called as report(node, model, personal, metrics) by `node.report`.
         log: payload log, called as log(time_s, source, target, label, kind, bytes), or None.
+        span: called with what each resource did, as it ends, or None.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Simulation:
         executor: Executor,
         report: Callable[[SimNode, Any, Any, dict[str, Any]], None],
         log: Callable[[float, str, str, str, str, float], None] | None = None,
+        span: Callable[[Span], None] | None = None,
     ) -> None:
         self.network = network
         self.task = task
@@ -70,8 +74,9 @@ class Simulation:
             self.sites[name] = Site(place, SiteMeter(place.device.idle_power_w, is_server))
         self.numerics = Numerics(executor, self.sites)
         self.values = Values(self.kernel, network, self.sites, self.ready, self.lose_call)
-        arrived, log_hop = self.values.on_arrived, self._log_hop if log else None
+        arrived, log_hop = self.values.on_arrived, self._log_hop if log or span else None
         self.wires = self.values.wires = Wires(self.kernel, network, self.sites.__getitem__, self.totals, seed, arrived, log_hop)
+        self.watch = None if span is None else Watch(self.kernel, self.numerics, self.wires, span)
         self.pricer = Pricer(task, seed)
         self.is_lossy = self.wires.is_lossy
         self.change_waiters: list[Program] = []
@@ -424,6 +429,8 @@ class Simulation:
         seconds = (call.end_s - (call.started_s or 0.0)) * part
         on = "handler" if call.resource is None else call.resource.name
         meter.busy_s[on] = meter.busy_s.get(on, 0.0) + seconds
+        if self.watch is not None:
+            self.watch.call(site, call, part)
         joules = call.joules * part
         meter.compute_j += joules
         meter.flops += call.price.flops * part
@@ -563,10 +570,17 @@ class Simulation:
         """What each place has spent, by name."""
         return {name: site.meter.as_dict(self.site_idle_j(site)) for name, site in self.sites.items()}
 
-    def _log_hop(self, end_s: float, transfer: Transfer, wire: Wire, nbytes: float) -> None:
-        assert self.payload_log is not None
-        kind = "arguments" if transfer.kind == "call" else "value"
-        self.payload_log(end_s, wire.link.source, wire.link.target, transfer.label, kind, nbytes)
+    def stop_watching(self) -> None:
+        """Tell no more spans."""
+        self.watch = None
+        self.wires.log = self._log_hop if self.payload_log is not None else None
+
+    def _log_hop(self, flow: Flow | None, transfer: Transfer, wire: Wire, part: float) -> None:
+        if self.watch is not None:
+            self.watch.hop(flow, transfer, wire, part)
+        if self.payload_log is not None and flow is not None and flow.bits and part == 1.0:
+            kind = "arguments" if transfer.kind == "call" else "value"
+            self.payload_log(flow.end_s, wire.link.source, wire.link.target, transfer.label, kind, flow.bits / 8.0)
 
 
 class _NoShape(Exception):
