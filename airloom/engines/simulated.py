@@ -79,6 +79,7 @@ class Simulation:
         self.watch = None if span is None else Watch(self.kernel, self.numerics, self.wires, span)
         self.pricer = Pricer(task, seed)
         self.is_lossy = self.wires.is_lossy
+        self.is_loaded = not network.load.is_idle
         self.change_waiters: list[Program] = []
         self._start_churn()
 
@@ -361,6 +362,8 @@ class Simulation:
         root.started_s = now
         root.leaves = price.leaves
         seconds, joules = price.at(site.device)
+        if self.is_loaded:
+            seconds *= self.network.slowdown(site.name, now, self.seed)  # the same joules: the rest belongs to what else runs there
         call.joules = joules
         if price.peak_bytes + site.stored_bytes + site.held_bytes > site.room_bytes:
             self._refuse_memory(site, call, price)

@@ -77,6 +77,8 @@ class Skeleton:
             holder = module.get_submodule(pair)
             if isinstance(holder, RankPair):
                 holder.rank_scale *= factor
+            else:
+                holder.register_forward_hook(_Scaler(factor))
         if spec.kept is not None:
             module = _pruned(module, spec.kept, source.stateful)
         self.module = module
@@ -108,6 +110,16 @@ class Skeleton:
         for start, stop, shape in self._conv:
             out[start:stop].view(shape).copy_(_conv_view(self.values[start:stop], shape))
         return out
+
+
+class _Scaler:
+    """Multiplies the output of a module while it trains."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, module: nn.Module, _args: object, out: Tensor) -> Tensor:
+        return out * self.factor if module.training else out
 
 
 def _conv_view(vector: Tensor, shape: tuple[int, ...]) -> Tensor:
