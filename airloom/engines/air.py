@@ -16,6 +16,7 @@ from airloom.engines.pending import SimRef
 from airloom.errors import DeviceLost, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.network.link import Link
+from airloom.program.codec import codec_of
 from airloom.program.reducer import AirSum
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def over_the_air(node: SimNode, over: AirSum, refs: Sequence[SimRef]) -> Params:
     """The mean of the values of `refs` as the channel adds it up; see `AirSum`."""
     sim = node.sim
     links = [_air_link(node, ref) for ref in refs]
+    for ref in refs:
+        if ref.root.call is not None and codec_of(ref.root.call.fn)[0] is not None:
+            raise Unsupported(f"air_sum at '{node.name}': the channel adds values up, not codes; use codec=none, or over=mean")
     _, lost = node.wait_made(refs)
     gone = set(lost)
     kept = [i for i in range(len(refs)) if i not in gone]

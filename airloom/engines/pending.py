@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from airloom.clock.kernel import Program
@@ -26,6 +27,7 @@ class Value:
         "made_s",
         "number",
         "place",
+        "sent",
         "started_s",
         "value",
     )
@@ -41,6 +43,7 @@ class Value:
         self.lost_device = ""
         self.lost_s = 0.0
         self.value: Any = None
+        self.sent: Mapping[Path, Any] = {}  # what other places get instead of some of its leaves
         self.started_s: float | None = None
         self.made_s: float | None = None
         self.leaves: tuple[tuple[Path, int, int], ...] = ()  # path, body bytes (-1: none), control bytes

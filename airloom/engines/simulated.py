@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
@@ -30,8 +31,9 @@ from airloom.engines.price import Price, Pricer, leaf_sizes
 from airloom.engines.simnode import SimNode
 from airloom.engines.sites import Resource, Site
 from airloom.engines.values import Values
-from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError
+from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError, Unsupported
 from airloom.network.network import Network
+from airloom.program.codec import codec_of
 from airloom.program.method import function_name
 from airloom.program.tree import at, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
@@ -270,6 +272,14 @@ class Simulation:
         """Ask for an argument's value to come to the call's place."""
         if call.is_lost:
             return
+        maker = ref.root.call
+        if maker is not None and maker.place != site.name and self.task.samples(site.name) and self.task.samples(maker.place):
+            codec, is_chain = codec_of(maker.fn)
+            if codec is not None and not is_chain:
+                raise Unsupported(
+                    f"{function_name(call.fn)} at '{site.name}': got a value of '{maker.place}' that is encoded by {codec} against what came down "
+                    f"to it; allowed are values that go up: fetch it and send it on, or use codec=none"
+                )
         delivery = self.values.ask(ref, site)
         if delivery.is_lost:
             self.lose_call(call, delivery.root.lost_device)
@@ -479,7 +489,7 @@ class Simulation:
             site.calls.pop(call, None)
 
         def text() -> Any:
-            return fn(node, *map_leaves(self.numerics.value_of, args))
+            return fn(node, *map_leaves(partial(self.numerics.value_of, place=site.name), args))
 
         program = self.kernel.spawn(f"{function_name(fn)} at '{site.name}'", site.name, root, text, self._finished)
         node = SimNode(self, site, program)
