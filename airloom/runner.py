@@ -434,7 +434,7 @@ def describe_method(method: Method | Service) -> dict[str, Any]:
     return {
         "method": type(method).__name__,
         "module": type(method).__module__,
-        "fields": {f.name: _plain(getattr(method, f.name)) for f in fields(method)},
+        "fields": {f.name: _plain(value) for f in fields(method) if (value := getattr(method, f.name)) is not None or f.name != "codec"},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from airloom.engines.executors import Spent, spent
 from airloom.errors import AirloomError, ScenarioError
 from airloom.network.device import Device, Work
+from airloom.program.codec import coded
 from airloom.program.here import Here
 from airloom.program.tree import Path, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
@@ -32,7 +34,7 @@ class Price:
         self.peak_bytes = spent.peak_bytes
         self.drawn = spent.drawn
         self.result = map_leaves(to_meta, result)
-        self.leaves = leaf_sizes(self.result)
+        self.leaves = leaf_sizes(self.result, spent.coded)
         self.changes = {key: map_leaves(to_meta, value) for key, value in changes.items()}
         self.signatures = {key: signature(value) for key, value in self.changes.items()}
         self.state_bytes = {key: tree_bytes(value) for key, value in self.changes.items()}
@@ -48,14 +50,14 @@ class Price:
         return known
 
 
-def leaf_sizes(tree: Any) -> tuple[tuple[Path, int, int], ...]:
-    """(path, body bytes or -1, control bytes) of each leaf."""
+def leaf_sizes(tree: Any, coded: Mapping[Path, int] = MappingProxyType({})) -> tuple[tuple[Path, int, int], ...]:
+    """(path, body bytes or -1, control bytes) of each leaf on the wire; `coded` has the bytes of encoded ones."""
     if not isinstance(tree, dict | list | tuple):
-        body = body_bytes(tree)
+        body = coded.get((), body_bytes(tree))
         return (((), body, 0 if body >= 0 else control_bytes(tree)),)
     sizes: list[tuple[Path, int, int]] = []
     for path, leaf in leaves(tree):
-        body = body_bytes(leaf)
+        body = coded.get(path, body_bytes(leaf))
         sizes.append((path, body, 0 if body >= 0 else control_bytes(leaf)))
     return tuple(sizes)
 
@@ -110,6 +112,8 @@ class Pricer:
             return id(site.device)
         if what == "samples":
             return len(self.task.data(site.name, start_s))
+        if what == "holds_data":
+            return self.task.samples(site.name) > 0
         assert what == "start_s", what
         return start_s
 
@@ -127,8 +131,10 @@ class Pricer:
         )
         try:
             with torch.no_grad():
-                result = fn(here, *map_leaves(to_meta, args))
-            price = Price(spent(here, site.drawn), result, here.state.changes)
+                given = map_leaves(to_meta, args)
+                result = fn(here, *given)
+                _, sizes = coded(here, fn, given, map_leaves(to_meta, result))
+            price = Price(spent(here, site.drawn, sizes), result, here.state.changes)
         except ScenarioError:
             raise
         except AirloomError:

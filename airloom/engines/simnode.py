@@ -159,7 +159,7 @@ class SimNode(Node):
         if lost:
             raise DeviceLost(many[lost[0]].root.lost_device)
         self.prefetch(many)
-        values = [self.sim.numerics.value(ref) for ref in many]
+        values = [self.sim.numerics.value(ref, self.site.name) for ref in many]
         return values if isinstance(refs, list | tuple) else values[0]
 
     def prefetch(self, refs: Sequence[SimRef]) -> None:
@@ -233,7 +233,7 @@ class SimNode(Node):
             block = kept[start : start + FLUSH_CAP]
             self.prefetch([refs[i] for i in block])  # type: ignore[misc]
             for i in block:
-                fold.add(self.sim.numerics.value(refs[i]), given[i] * scale)  # type: ignore[arg-type]
+                fold.add(self.sim.numerics.value(refs[i], self.site.name), given[i] * scale)  # type: ignore[arg-type]
         return fold.value()
 
     def sleep(self, until_s: float) -> None:

@@ -13,6 +13,7 @@ Left out: energy of base stations; memory of values that a later round still hol
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
@@ -31,8 +32,9 @@ from airloom.engines.simnode import SimNode
 from airloom.engines.sites import Resource, Site
 from airloom.engines.values import Values
 from airloom.engines.watch import Watch
-from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError
+from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError, Unsupported
 from airloom.network.network import Network
+from airloom.program.codec import codec_of
 from airloom.program.method import function_name
 from airloom.program.tree import at, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
@@ -200,6 +202,9 @@ class Simulation:
             raise ScenarioError(f"map(share_hz=...): got {len(share_hz)} shares for {len(where)} places; allowed is one share per place")
         label = function_name(fn)
         owner = node.program_number
+        codec, is_chain = codec_of(fn)
+        if is_chain:  # its values go from client to client, and are encoded by themselves
+            codec = None
         shared = Arguments(args)
         fn_sig = (label, identity(fn))
         shared_sig = None if shared.refs else (fn_sig, shared.signature(), ())
@@ -215,7 +220,7 @@ class Simulation:
             kernel.number += 1
             number = kernel.number
             root = Value(number, place, None)
-            root.label, root.issuer = label, here
+            root.label, root.issuer, root.codec = label, here, codec
             own = Arguments(tuple(each[i])) if each else None
             resource = None if on is None else site.resources.get(on) or self._resource(site, on)
             call = Call(number, fn, site, (*args, *own.args) if own else args, owner, resource, priority, root, label)
@@ -275,6 +280,12 @@ class Simulation:
         """Ask for an argument's value to come to the call's place."""
         if call.is_lost:
             return
+        root = ref.root
+        if root.codec is not None and root.place != site.name and self.task.samples(site.name) and self.task.samples(root.place):
+            raise Unsupported(
+                f"{call.label} at '{site.name}': got a value of '{root.place}' that is encoded by {root.codec} against what came down to it; "
+                f"allowed are values that go up: fetch it and send it on, or use codec=none"
+            )
         delivery = self.values.ask(ref, site)
         if delivery.is_lost:
             self.lose_call(call, delivery.lost_device)
@@ -487,7 +498,7 @@ class Simulation:
             site.calls.pop(call, None)
 
         def text() -> Any:
-            return fn(node, *map_leaves(self.numerics.value_of, args))
+            return fn(node, *map_leaves(partial(self.numerics.value_of, place=site.name), args))
 
         program = self.kernel.spawn(f"{function_name(fn)} at '{site.name}'", site.name, root, text, self._finished)
         node = SimNode(self, site, program)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from airloom.errors import ScenarioError
+from airloom.program.codec import Codec
 from airloom.program.node import Node
 
 State = dict[str, Any]
@@ -69,11 +70,16 @@ class Method(ABC):
 
     Class facts: `paper` (who, year, identifier), `shape` (star, tree, chain, local: what the network must offer), `engines` (where the text runs).
     `init`, `round` and `finish` are on the clock; state, arguments and results are trees (see `airloom.program.tree`).
+
+    Arguments:
+        codec: what clients send in place of their models (see `airloom.program.codec`); None sends them as they are. Every method has this field.
     """
 
     paper: ClassVar[str] = ""
     shape: ClassVar[str] = "star"
     engines: ClassVar[tuple[str, ...]] = ("simulated",)
+
+    codec: Codec | None = field(default=None, metadata={"socket": "codec"})  # its parts are in a room below; names are resolved above
 
     def __post_init__(self) -> None:
         check_fields(self)
