@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from airloom.errors import ScenarioError
-from airloom.models.source import RankPair
+from airloom.models.source import rescale
 from airloom.models.submodel import covers
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ class Skeleton:
             for child in module.modules():
                 _refit(child)
         for pair, factor in spec.scale.items():
-            holder = module.get_submodule(pair)
-            if isinstance(holder, RankPair):
-                holder.rank_scale *= factor
+            rescale(module.get_submodule(pair), factor)
         if spec.kept is not None:
             module = _pruned(module, spec.kept, source.stateful)
         self.module = module
