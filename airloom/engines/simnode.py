@@ -82,8 +82,9 @@ class SimNode(Node):
                 f"node.estimate({function_name(fn)}): its work depends on values, so it has no price before it runs; declare it with here.cost"
             )
         framing = sim.network.framing_bytes
-        down = sum([part[2] for part in Arguments(args).parts])
-        up = sum([body for _, body, _ in price.leaves if body >= 0])
+        given = Arguments(args)
+        down = given.body + (0 if given.refs and not given.parts else given.control)
+        up = sum([body if body >= 0 else control for _, body, control in price.leaves])
         seconds, _ = price.at(site.device)
         return Estimate(price.flops, seconds, up + framing if up else 0, down + framing if down else 0, price.peak_bytes)
 

@@ -74,6 +74,7 @@ class Simulation:
         self.wires = self.values.wires = Wires(self.kernel, network, self.sites.__getitem__, self.totals, seed, arrived, log_hop)
         self.pricer = Pricer(network, task, seed)
         self.is_lossy = self.wires.is_lossy
+        self.is_loaded = not network.load.is_idle
         self.change_waiters: list[Program] = []
         self._start_churn()
 
@@ -357,6 +358,8 @@ class Simulation:
         root.started_s = now
         root.leaves = price.leaves
         seconds, joules = price.at(site.device)
+        if self.is_loaded:
+            seconds *= self.network.slowdown(site.name, now, self.seed)  # the same joules: the rest belongs to what else runs there
         call.joules = joules
         if price.peak_bytes + site.stored_bytes + site.held_bytes > site.room_bytes:
             self._refuse_memory(site, call, price)

@@ -77,6 +77,10 @@ def snapshot(sim: Simulation, site: Site) -> Snapshot:
         cell = access(name, "up").cell
         return 0.0 if cell is None else cell.bandwidth_hz
 
+    def cell_of(name: str) -> str:
+        cell = access(name, "up").cell
+        return "" if cell is None else cell.name
+
     def samples(name: str) -> int:
         below = network.clients(name)
         if not below or below == (name,):
@@ -102,4 +106,5 @@ def snapshot(sim: Simulation, site: Site) -> Snapshot:
         memory_bytes=Lookup(memory, names),
         samples=Lookup(samples, names),
         facts=Lookup(facts, names),
+        cell=Lookup(cell_of, names),
     )

@@ -70,11 +70,11 @@ class FlexLoRA(Method):
             a, b = x.spec.pair_leaves(pair)
             W = sum(y[b].double() @ y[a].double() for y in named) / len(named)
             U, Sigma, Vt = torch.linalg.svd(W, full_matrices=False)
-            r, (d, l) = min(x.spec.rank, len(Sigma)), W.shape  # a matrix of lower rank than r leaves the last rows at zero
+            r, m, n = min(x.spec.rank, len(Sigma)), max(W.shape), min(W.shape)  # where n < r the last rows stay at zero
             new[b] = torch.nn.functional.pad(U[:, :r] * Sigma[:r], (0, x.spec.rank - r))
             new[a] = torch.nn.functional.pad(Vt[:r], (0, 0, 0, x.spec.rank - r))
-            # Golub and Van Loan, Matrix Computations, 4th ed., figure 8.6.1: U1, Sigma and V by R-SVD
-            flops += sum(2 * d * l * len(y[a]) for y in named) + 6 * max(d, l) * min(d, l) ** 2 + 20 * min(d, l) ** 3
+            # products; and U1, Sigma, V by R-SVD: Golub and Van Loan, Matrix Computations, 4th edition, figure 8.6.1
+            flops += sum(2 * m * n * len(y[a]) for y in named) + 6 * m * n**2 + 20 * n**3
         for leaf in x.spec.leaves:
             if leaf.name not in new:
                 new[leaf.name] = sum(y[leaf.name].double() for y in named) / len(named)

@@ -14,7 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -332,6 +332,7 @@ class ModelSpec:
             size = math.prod(shape)
             leaves.append(Leaf(leaf.name, shape, offset, size, leaf.is_buffer, axes))
             offset += size
+        leaves = _agreeing(leaves)
         components = self.components
         if kept is not None:
             components = {n: meet(kept, paths) or () for n, paths in self.components.items()}
@@ -454,6 +455,19 @@ class ModelSpec:
             yield skeleton
         finally:
             pool.append(skeleton)
+
+
+def _agreeing(leaves: list[Leaf]) -> list[Leaf]:
+    """Drop the names of axes that were cut in some leaves only: they no longer name the same entries."""
+    lengths: dict[str, set[int]] = {}
+    for leaf in leaves:
+        for n, axis in zip(leaf.shape, leaf.axes, strict=False):
+            if axis is not None:
+                lengths.setdefault(axis.name, set()).add(n // (axis.outer * axis.inner))
+    odd = {name for name, found in lengths.items() if len(found) > 1}
+    if not odd:
+        return leaves
+    return [replace(leaf, axes=tuple(None if axis is not None and axis.name in odd else axis for axis in leaf.axes)) for leaf in leaves]
 
 
 def _to_json(ids: np.ndarray | None) -> list[int] | dict[str, int] | None:

@@ -73,7 +73,11 @@ class Skeleton:
             for child in module.modules():
                 _refit(child)
         for pair, factor in spec.scale.items():
-            rescale(module.get_submodule(pair), factor)
+            holder = module.get_submodule(pair)
+            if pair in spec.pairs:
+                rescale(holder, factor)
+            else:
+                holder.register_forward_hook(_Scaler(factor))
         if spec.kept is not None:
             module = _pruned(module, spec.kept, source.stateful)
         self.module = module
@@ -105,6 +109,16 @@ class Skeleton:
         for start, stop, shape in self._conv:
             out[start:stop].view(shape).copy_(_conv_view(self.values[start:stop], shape))
         return out
+
+
+class _Scaler:
+    """Multiplies the output of a module while it trains."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, module: nn.Module, _args: object, out: Tensor) -> Tensor:
+        return out * self.factor if module.training else out
 
 
 def _conv_view(vector: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -99,7 +100,7 @@ def by_merges(path: Path | str) -> Tokenizer:
             coded = character.encode()
             ids += [index[coded]] if coded in index else [b + _BYTE_IDS for b in coded]
         while True:
-            merged = [(index.get(tokens[a][0] + tokens[b][0]), i) for i, (a, b) in enumerate(zip(ids, ids[1:], strict=False))]
+            merged = [(index.get(tokens[a][0] + tokens[b][0]), i) for i, (a, b) in enumerate(pairwise(ids))]
             known = [(tokens[new][1], -i, new) for new, i in merged if new is not None]
             if not known:
                 return tuple(ids)

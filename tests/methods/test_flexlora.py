@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from airloom.methods.flexlora import FlexLoRA
+from airloom.models import zoo
 from airloom.models.lora import lora
 from airloom.models.submodel import ranks
-from airloom.models import zoo
 from tests.methods.hand import NOTHING_S, star
 from tests.methods.pairs import digits, pair_targets, with_ranks
 from tests.methods.quadratic import Course, run
