@@ -427,6 +427,11 @@ def check_shape(method: Method | Service, scenario: Scenario) -> None:
             f"{type(method).__name__} on scenario '{scenario.name}': it needs edge servers between the root and the clients, and '{root}' has only "
             f"clients below; use a scenario with edges (phones, factory), or a star method"
         )
+    if isinstance(method, Method) and method.adapts and not scenario.task.model.pairs:
+        raise ScenarioError(
+            f"{type(method).__name__} on scenario '{scenario.name}': it trains LoRA pairs, and the model '{scenario.task.model.name}' has none; "
+            f"use the scenario lora_phones, or wrap the model with airloom.models.lora.lora"
+        )
 
 
 def describe_method(method: Method | Service) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
 from airloom.models.skeleton import Skeleton, idle
-from airloom.models.source import RankPair, Source, floating_leaves
+from airloom.models.source import Source, floating_leaves, rank_pairs
 from airloom.models.submodel import RANK, Axis, Part, Selection, Submodel, covers, everything, meet
 
 AxisLike: TypeAlias = Axis | str | tuple[str, int, int] | None
@@ -190,6 +190,19 @@ class ModelSpec:
         if len(found) != 1:
             raise ScenarioError(f"ModelSpec.rank of {self}: got ranks {sorted(found)}; allowed: a model whose LoRA pairs have one rank")
         return found.pop()
+
+    def pair_leaves(self, pair: str) -> tuple[str, str]:
+        """Return the names of the leaves A [r, in] and B [out, r] of a LoRA pair.
+
+        >>> from airloom.models import zoo
+        >>> from airloom.models.lora import lora
+        >>> lora(zoo.mlp(inputs=4, hidden=(6,), classes=3), rank=2).pair_leaves("out")
+        ('out.A', 'out.B')
+        """
+        names = {leaf.axes.index(axis): leaf.name for leaf in self.leaves for axis in leaf.axes if axis is not None and axis.name == RANK + pair}
+        if len(names) != 2:
+            raise ScenarioError(f"ModelSpec.pair_leaves({pair!r}) of {self}: allowed: {self.pairs}")
+        return names[0], names[1]
 
     @property
     def channels_last(self) -> bool:
@@ -512,10 +525,8 @@ def model(
     source = Source(factory, dtype, name, f"{sorted((axes or {}).items())!r}{sorted((components or {}).items())!r}{channels_last}", channels_last)
     module = source.template()
     given = dict(axes or {})
-    for path, child in module.named_modules():
-        if isinstance(child, RankPair):
-            given[f"{path}.A"] = (RANK + path, None)
-            given[f"{path}.B"] = (None, RANK + path)
+    for path, (a, b) in rank_pairs(module).items():
+        given[a], given[b] = (RANK + path, None), (None, RANK + path)
     leaves, offset = [], 0
     floating = list(floating_leaves(module))
     buffers = {n for n, _ in module.named_buffers()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from airloom.errors import ScenarioError
-from airloom.models.source import RankPair
+from airloom.models.source import rescale
 from airloom.models.submodel import covers
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Skeleton:
                 _refit(child)
         for pair, factor in spec.scale.items():
             holder = module.get_submodule(pair)
-            if isinstance(holder, RankPair):
-                holder.rank_scale *= factor
+            if pair in spec.pairs:
+                rescale(holder, factor)
             else:
                 holder.register_forward_hook(_Scaler(factor))
         if spec.kept is not None:
