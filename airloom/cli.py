@@ -125,10 +125,16 @@ OneMethod = Annotated[
 ScenarioText = Annotated[
     str, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="Name, file.py[:function] or file.json", autocompletion=_complete("scenarios"))
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated")]
+Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or ray (real machines)")]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster to join; one is started here if not given", show_default=False)
+]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
 Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop) or replay")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
+Spread = Annotated[
+    str | None, typer.Option("--workers", metavar="N|ray", help="Processes, one per core if not given; ray: over a Ray cluster", show_default=False)
+]
 SetFields = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Of the method; or scenario.field=value, task.field=value", show_default=False)
 ]
@@ -172,6 +178,7 @@ def run(
     scenario: ScenarioText = "phones",
     seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
     fast: Rung = "auto",
     workers: Workers = None,
@@ -200,6 +207,7 @@ def run(
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
         timeline=timeline,
+        address=address,
     )
     job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
     assert folder is not None
@@ -223,9 +231,10 @@ def compare(
         int, typer.Option("--tune", min=0, metavar="N", help="Trials per method before the runs, on another world and validation data")
     ] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
     fast: Rung = "auto",
-    workers: Workers = None,
+    workers: Spread = None,
     fields: SetFields = [],  # noqa: B006
     target: TargetText = None,
     stop_at_target: StopAtTarget = False,
@@ -250,15 +259,16 @@ def compare(
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
         timeline=timeline,
+        address=address,
     )
     request = api.request_of(methods, scenario, seeds, seed, tune, _fields(fields), _target(target), engine, options)
     with _progress(len(request.seeds)) as tell:
-        done = api.start(request, workers=workers, out="auto" if out is None else out, progress=tell)
+        done = api.start(request, workers=_workers(workers), out="auto" if out is None else out, progress=tell)
     _say_compared(ctx, done)
 
 
 @app.command()
-def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json: AsJson = False) -> None:
+def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, as_json: AsJson = False) -> None:
     """Go on with a run or a comparison that was interrupted."""
     from airloom import api
     from airloom.jobs import Event, Job
@@ -268,7 +278,7 @@ def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json:
         try:
             job: list[Job] = []
             done = api.go_on(
-                folder, workers=workers, begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
+                folder, workers=_workers(workers), begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
             )
         except AirloomError as error:
             if isinstance(error, RunFailed | DoesNotFit | DeviceLost):
@@ -388,6 +398,15 @@ def _fields(texts: list[str]) -> dict[str, str]:
     from airloom.resolve import pair
 
     return dict(map(pair, texts))
+
+
+def _workers(text: str | None) -> Any:
+    """An integer, "ray" or None."""
+    if text is None or text == "ray":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise ScenarioError(f"--workers {text!r}: allowed are integers >= 1 and ray")
+    return int(text)
 
 
 def _target(text: str | None) -> Any:

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from airloom.engines.executors import Spent, spent
 from airloom.errors import AirloomError, ScenarioError
 from airloom.network.device import Device, Work
+from airloom.network.network import Place
 from airloom.program.codec import coded
 from airloom.program.here import Here
 from airloom.program.tree import Path, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
 
-if TYPE_CHECKING:
-    from airloom.engines.sites import Site
-
 _LIMIT = 4096  # signatures kept; more means a signature that changes in every round
+
+
+class Priced(Protocol):
+    """What a price may depend on of a place: its device, and the shapes of its state (signature, meta tree, bytes by key)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def place(self) -> Place: ...
+    @property
+    def shadow(self) -> Mapping[str, tuple[Any, Any, int]]: ...
+    @property
+    def drawn(self) -> int: ...
+
+
+class Standing(NamedTuple):
+    """A place as it stands before a call, where no site keeps it up to date."""
+
+    name: str
+    device: Device
+    place: Place
+    shadow: Mapping[str, tuple[Any, Any, int]]
+    drawn: int
 
 
 class Price:
@@ -79,7 +102,7 @@ class Pricer:
         self.known: dict[Any, dict[tuple[Any, ...], dict[tuple[Any, ...], Price | None]]] = {}
         self.size = 0
 
-    def price(self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], site: Site, start_s: float) -> Price | None:
+    def price(self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], site: Priced, start_s: float) -> Price | None:
         """Return the price of `fn(here, *args)` at a place from `start_s` on, or None where it depends on contents.
 
         Arguments:
@@ -101,7 +124,7 @@ class Pricer:
         known.setdefault(reads, {})[tuple([self._read(read, site, start_s) for read in reads])] = price
         return price
 
-    def _read(self, read: tuple[str, Any], site: Site, start_s: float) -> Any:
+    def _read(self, read: tuple[str, Any], site: Priced, start_s: float) -> Any:
         what, key = read
         if what == "state":
             entry = site.shadow.get(key)
@@ -117,7 +140,9 @@ class Pricer:
         assert what == "start_s", what
         return start_s
 
-    def _dry_run(self, fn: Callable[..., Any], args: tuple[Any, ...], site: Site, start_s: float) -> tuple[Price | None, tuple[tuple[str, Any], ...]]:
+    def _dry_run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], site: Priced, start_s: float
+    ) -> tuple[Price | None, tuple[tuple[str, Any], ...]]:
         here = Here(
             name=site.name,
             device=site.device,

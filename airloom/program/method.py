@@ -78,7 +78,7 @@ class Method(ABC):
 
     paper: ClassVar[str] = ""
     shape: ClassVar[str] = "star"
-    engines: ClassVar[tuple[str, ...]] = ("simulated",)
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray")  # every verb works on both
     adapts: ClassVar[bool] = False
 
     codec: Codec | None = field(default=None, metadata={"socket": "codec"})  # its parts are in a room below; names are resolved above
