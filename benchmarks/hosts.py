@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -76,9 +77,8 @@ def missing() -> str | None:
         return "needs cgroups with CPU quotas"
     try:
         sh("ip netns add airloom-probe && ip netns del airloom-probe")
-        sh(
-            "ip link add al-probe type dummy && tc qdisc add dev al-probe root tbf rate 1mbit burst 16kb latency 100ms; r=$?; ip link del al-probe; exit $r"
-        )
+        shape = "tc qdisc add dev al-probe root tbf rate 1mbit burst 16kb latency 100ms"
+        sh(f"ip link add al-probe type veth peer name al-probe2 && {shape}; r=$?; ip link del al-probe; exit $r")
     except subprocess.CalledProcessError as error:
         return f"cannot make namespaces or shape links: {error.stderr.strip()}"
     return None
@@ -109,7 +109,9 @@ def hosts() -> Iterator[str]:
     """Bring up the hosts with a Ray cluster over them; yield its address. Leaves nothing behind."""
     ray = Path(sys.executable).parent / "ray"
     session = tempfile.mkdtemp(prefix="alhosts")
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    # this cluster's own token: all of its processes, and no other, have it in their environment
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    env = dict(os.environ)
     before = set(_raylets())
     try:
         sh(f"ip link add al-br type bridge && ip addr add {NET}.1/24 dev al-br && ip link set al-br up")
@@ -133,6 +135,8 @@ def hosts() -> Iterator[str]:
             _quota(f"al-{name}", share)
         yield f"{NET}.1:{PORT}"
     finally:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            os.environ.pop(name, None)
         for name in HOSTS:
             if _cgroup(f"al-{name}").is_dir():
                 _quota(f"al-{name}", None)
