@@ -35,7 +35,8 @@ class WhaleFL(Method):
     """Adaptive width scheduling.
 
     Arguments:
-        linear_arg: utility of the whole model; 0 takes the largest W of the first complete window (ours; 50, authors' code, fits 3,000 rows each).
+        linear_arg: utility of the whole model (50, authors' code, fits 3,000 rows each); 0 takes `calibration` times the largest W of the first
+            complete window (ours).
         T_set, beta_T: time scale in seconds (20) and exponent (1) of the last round (authors' code).
         delay, onepoint: lag and half-width of the window, in rounds (5-10 and 0-5, authors' code).
         levels: widths 1, 1/2, ..., 1/2^(levels-1) (5, authors' code).
@@ -48,6 +49,7 @@ class WhaleFL(Method):
     paper: ClassVar[str] = "Su et al. 2025, arXiv 2405.00885"
 
     linear_arg: float = ranged(0, 1e12, default=0.0)
+    calibration: float = ranged(0, 1e6, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     T_set: float = ranged(0, 1e9, default=20.0, open_low=True)
     beta_T: float = ranged(0, 10, default=1.0, tune=(0.0, 0.5, 1.0))
     delay: int = ranged(0, 1_000, default=5, tune=(0, 2, 5))
@@ -75,7 +77,7 @@ class WhaleFL(Method):
         x, N, samples, t0 = s["x"], server.clients, server.network.samples, server.now_s
         Fbar = window(s["F"], delay=self.delay, onepoint=self.onepoint, mode=self.mode)
         W = {n: utility(samples[n], Fbar.get(n), s["T"].get(n, self.T_set), scale_s=self.T_set, power=self.beta_T) for n in N}
-        top = s["linear_arg"] or max([W[n] for n in N if n in Fbar], default=0.0)
+        top = s["linear_arg"] or self.calibration * max([W[n] for n in N if n in Fbar], default=0.0)
         p = {n: rate(W[n] / top if top else 0.0, self.levels) for n in N}
         sub = {n: cut(x, p[n], is_scaled=self.is_scaled) for n in N}
         planned_s = max([round_seconds(server, self.client, n, sub[n]) for n in N], default=0.0)
