@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,21 @@ IDS = torch.randint(3, 50, (3, 7), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny causal model."""
     folder = tmp_path_factory.mktemp("llama")
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, num_key_value_heads=1)).save_pretrained(folder)
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny encoder, without a classifier."""
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
     transformers.BertModel(transformers.BertConfig(**SMALL)).save_pretrained(folder)
-    yield folder
+    return folder
 
 
 def test_a_causal_model_starts_as_its_base_and_follows_the_formula(llama: Path) -> None:

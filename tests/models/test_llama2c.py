@@ -52,6 +52,6 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match=f"it holds {sum(SIZES) - 1} weights, its header asks for {sum(SIZES)}"):
         read_llama2c(write(tmp_path / "short.bin", np.zeros(sum(SIZES) - 1)))
     (tmp_path / "text.bin").write_bytes(b"no model")
-    with pytest.raises(ScenarioError, match="no header of llama2.c"):
+    with pytest.raises(ScenarioError, match=r"no header of llama2\.c"):
         read_llama2c(tmp_path / "text.bin")
     assert torch.is_tensor(read_llama2c(write(tmp_path / "good.bin", np.zeros(sum(SIZES))))[1]["model.norm.weight"])
