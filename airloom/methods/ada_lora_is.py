@@ -77,8 +77,9 @@ class AdaLoRAIS(Method):
         out = server.map(self.client, S, each=[(server.put(x[I[n]]),) for n in S], share_hz=share_hz)
         w = [plan[n]["known"][0] / plan[n]["q"] for n in S]
         x = x + server.reduce(out, w, over=scatter_sum(into=x.zeros()))
-        told = {"clients": len(S), "expected_s": sum([p["q"] * (p["known"][1] + p["known"][2]) for p in plan.values()])}
-        server.report(round=s["t"], model=x, rank=sum([plan[n]["k"] for n in S]) / max(1, len(S)), **told)
+        expected_s = sum([p["q"] * (p["known"][1] + p["known"][2]) for p in plan.values()])
+        rank = sum([plan[n]["k"] for n in S]) / max(1, len(S))
+        server.report(round=s["t"], model=x, rank=rank, clients=len(S), expected_s=expected_s)
         return {"x": x, "budgets": budgets, "plan": plan, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> Params:

@@ -60,7 +60,7 @@ class FlexLoRA(Method):
         if came:
             merged = server.call(self.merge, server.name, x, [ref for ref in out if ref in came])
             x = server.fetch(merged)
-            server_s = merged.made_s - merged.started_s
+            server_s = (merged.made_s or 0.0) - (merged.started_s or 0.0)
         server.report(round=s["t"], model=x, rank=sum(k[n] for n in P) / max(1, len(P)), server_s=server_s)
         return {"x": x, "budgets": k, "t": s["t"] + 1}
 
@@ -72,10 +72,10 @@ class FlexLoRA(Method):
         named, new, flops = [y.named() for y in models], {}, 0
         for pair in x.spec.pairs:
             a, b = x.spec.pair_leaves(pair)
-            W = sum(y[b].double() @ y[a].double() for y in named) / len(named)
+            W = torch.stack([y[b].double() @ y[a].double() for y in named]).mean(0)
             try:
                 U, Sigma, Vt = torch.linalg.svd(W, full_matrices=False)
-            except torch.linalg.LinAlgError as error:
+            except RuntimeError as error:  # torch's LinAlgError
                 raise RunFailed(f"training diverged: the mean product of '{pair}' is not finite; use a smaller lr") from error
             r, m, n = min(x.spec.rank, len(Sigma)), max(W.shape), min(W.shape)  # where n < r the last rows stay at zero
             new[b] = torch.nn.functional.pad(U[:, :r] * Sigma[:r], (0, x.spec.rank - r))
