@@ -24,11 +24,13 @@ from typing import Any, ClassVar, Literal
 
 from airloom.methods.ics import ICS, Known
 from airloom.models.params import Params
+from airloom.models.step import SGD, Optimizer
 from airloom.models.submodel import ranks
+from airloom.parts.optimizer import local_optimizer
 from airloom.parts.rank import rank_budgets, rank_grid, sketch
 from airloom.plans import lora_sampling, sampling
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 from airloom.program.reducer import scatter_sum
 
@@ -43,7 +45,7 @@ class AdaLoRAIS(Method):
         q: probability of "fix" (1/5, as in ics). floor: least probability of "proposed" (ours).
         alpha, beta: constants of the bound (those of ics). nu: power of r / k in the bound (1, ours).
         bandwidth: as in `ics`.
-        local_steps, lr, batch_size: of local SGD.
+        local_steps, lr, batch_size, optimizer: of the local steps; sgd() or adamw().
     """
 
     paper: ClassVar[str] = "Hou et al. 2025, arXiv 2505.23555"
@@ -60,6 +62,7 @@ class AdaLoRAIS(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    optimizer: Optimizer = part(local_optimizer, SGD())
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "budgets": {}, "plan": {}, "t": 0}
@@ -74,12 +77,13 @@ class AdaLoRAIS(Method):
         out = server.map(self.client, S, each=[(server.put(x[I[n]]),) for n in S], share_hz=share_hz)
         w = [plan[n]["known"][0] / plan[n]["q"] for n in S]
         x = x + server.reduce(out, w, over=scatter_sum(into=x.zeros()))
-        told = {"clients": len(S), "expected_s": sum([p["q"] * (p["known"][1] + p["known"][2]) for p in plan.values()])}
-        server.report(round=s["t"], model=x, rank=sum([plan[n]["k"] for n in S]) / max(1, len(S)), **told)
+        expected_s = sum([p["q"] * (p["known"][1] + p["known"][2]) for p in plan.values()])
+        rank = sum([plan[n]["k"] for n in S]) / max(1, len(S))
+        server.report(round=s["t"], model=x, rank=rank, clients=len(S), expected_s=expected_s)
         return {"x": x, "budgets": budgets, "plan": plan, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> Params:
-        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size) - x
+        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, optimizer=self.optimizer) - x
 
     def plan(self, server: Node, x: Params, budgets: Mapping[str, int]) -> dict[str, dict[str, Any]]:
         """q_n, k_n and what is known of each client that is there."""

@@ -18,11 +18,13 @@ from typing import ClassVar
 
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
+from airloom.models.step import SGD, Optimizer
 from airloom.models.submodel import ranks
+from airloom.parts.optimizer import local_optimizer
 from airloom.parts.rank import rank_budgets
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 from airloom.program.reducer import scatter_sum
 
@@ -34,7 +36,7 @@ class FedLoRA(Method):
     Arguments:
         rank: rank rows that every client trains, the first ones; 0: as many as the client with the least memory can.
         fraction: share of the present clients that take part in a round; at least one does.
-        local_steps, lr, batch_size: of local SGD.
+        local_steps, lr, batch_size, optimizer: of the local steps; sgd() or adamw().
     """
 
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv 2305.05644"
@@ -45,6 +47,7 @@ class FedLoRA(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    optimizer: Optimizer = part(local_optimizer, SGD())
 
     def init(self, server: Node, x: Params) -> State:
         if self.rank > x.spec.rank:
@@ -63,4 +66,4 @@ class FedLoRA(Method):
         return {"x": x, "budgets": budgets, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> Params:
-        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size) - x
+        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, optimizer=self.optimizer) - x

@@ -17,12 +17,15 @@ from typing import ClassVar
 
 import torch
 
+from airloom.errors import RunFailed
 from airloom.models.params import Params
+from airloom.models.step import SGD, Optimizer
 from airloom.models.submodel import ranks
+from airloom.parts.optimizer import local_optimizer
 from airloom.parts.rank import rank_budgets
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 
 
@@ -32,7 +35,7 @@ class FlexLoRA(Method):
 
     Arguments:
         fraction: share of the present clients that take part in a round; at least one does.
-        local_steps, lr, batch_size: of local SGD.
+        local_steps, lr, batch_size, optimizer: of the local steps; sgd() or adamw().
     """
 
     paper: ClassVar[str] = "Bai et al. 2024, arXiv 2402.11505"
@@ -42,6 +45,7 @@ class FlexLoRA(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    optimizer: Optimizer = part(local_optimizer, SGD())
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "budgets": {}, "t": 0}
@@ -56,20 +60,23 @@ class FlexLoRA(Method):
         if came:
             merged = server.call(self.merge, server.name, x, [ref for ref in out if ref in came])
             x = server.fetch(merged)
-            server_s = merged.made_s - merged.started_s
+            server_s = (merged.made_s or 0.0) - (merged.started_s or 0.0)
         server.report(round=s["t"], model=x, rank=sum(k[n] for n in P) / max(1, len(P)), server_s=server_s)
         return {"x": x, "budgets": k, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> Params:
-        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size)
+        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, optimizer=self.optimizer)
 
     def merge(self, here: Here, x: Params, models: list[Params]) -> Params:
         """Runs at the server: the mean of the products, cut to its first r singular directions."""
         named, new, flops = [y.named() for y in models], {}, 0
         for pair in x.spec.pairs:
             a, b = x.spec.pair_leaves(pair)
-            W = sum(y[b].double() @ y[a].double() for y in named) / len(named)
-            U, Sigma, Vt = torch.linalg.svd(W, full_matrices=False)
+            W = torch.stack([y[b].double() @ y[a].double() for y in named]).mean(0)
+            try:
+                U, Sigma, Vt = torch.linalg.svd(W, full_matrices=False)
+            except RuntimeError as error:  # torch's LinAlgError
+                raise RunFailed(f"training diverged: the mean product of '{pair}' is not finite; use a smaller lr") from error
             r, m, n = min(x.spec.rank, len(Sigma)), max(W.shape), min(W.shape)  # where n < r the last rows stay at zero
             new[b] = torch.nn.functional.pad(U[:, :r] * Sigma[:r], (0, x.spec.rank - r))
             new[a] = torch.nn.functional.pad(Vt[:r], (0, 0, 0, x.spec.rank - r))

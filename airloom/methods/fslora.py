@@ -6,12 +6,12 @@
                          sends the differences of B_I, A_I, and of the head
     g = - (1 / |P|) sum_n scatter_I(difference);   (B, A, head) <- server optimizer along g
 
-It minimizes (1 / N) sum_n E_S [f_n(W0 + s B S A)]; for SGD the small pair is exactly descent on it.
+It minimizes (1 / N) sum_n E_S [f_n(W0 + s B S A)]; with SGD, steps of the small pair are exactly descent on it, with (r / k_n)^2 in their size.
 
 Paper: Fang, Han, Yuan, Hosseinalipour, Brinton, "Federated Sketching LoRA", 2025, arXiv 2501.19389, Algorithm 1; constants from the authors' code.
 Symbols: W0 frozen weight, B, A a LoRA pair, r its rank, k_n rank budget, S, I sketch, s scale of the pair (always with r), P participants,
 H `local_steps`, difference `d`.
-Left out: compression of the upload; AdamW at the clients.
+Left out: compression of the upload.
 Traps of the authors' code that are not copied: its name test never fires with ordinary adapter names, so that every client trains rank r (that path
 is `fedlora:rank=r`); B and A of a pair get sets of their own; full-size matrices under an adaptive optimizer lose the factor r / k.
 """
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from airloom.models.params import Params
-from airloom.parts.optimizer import ServerOptimizer, ServerSGD, server_optimizer
+from airloom.models.step import SGD, Optimizer
+from airloom.parts.optimizer import ServerOptimizer, ServerSGD, local_optimizer, server_optimizer
 from airloom.parts.rank import rank_budgets, sketch
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
@@ -37,7 +38,7 @@ class FSLoRA(Method):
 
     Arguments:
         fraction: share of the present clients that take part in a round; at least one does.
-        local_steps, lr, batch_size: of local SGD.
+        local_steps, lr, batch_size, optimizer: of the local steps, sgd() or adamw() (authors' code of FSLoRA: both).
         server: what the server does with the mean difference: sgd() is plain averaging, adam(lr=...) is nearest to the authors' code (AdamW).
         divide: by the "participants" (paper), or each column by the "counts" of those that touched it, which over-weighs rarely drawn columns.
     """
@@ -49,6 +50,7 @@ class FSLoRA(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    optimizer: Optimizer = part(local_optimizer, SGD())
     server: ServerOptimizer = part(server_optimizer, ServerSGD())
     divide: Literal["participants", "counts"] = "participants"
 
@@ -71,4 +73,4 @@ class FSLoRA(Method):
         return {"x": x, "opt": opt, "budgets": k, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> Params:
-        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size) - x
+        return here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, optimizer=self.optimizer) - x

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from airloom.models.params import Params
+from airloom.models.step import SGD, Optimizer
 from airloom.models.submodel import ranks
+from airloom.parts.optimizer import local_optimizer
 from airloom.parts.rank import rank_budgets
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 from airloom.program.reducer import scatter_sum
 
@@ -33,7 +35,7 @@ class HetLoRA(Method):
     Arguments:
         weights: "norm" weighs clients by the Frobenius norm of all their products B_n A_n (paper), "equal" does not (the comparison's code).
         fraction: share of the present clients that take part in a round; at least one does.
-        local_steps, lr, batch_size: of local SGD.
+        local_steps, lr, batch_size, optimizer: of the local steps; sgd() or adamw().
     """
 
     paper: ClassVar[str] = "Cho et al. 2024, arXiv 2401.06432"
@@ -44,6 +46,7 @@ class HetLoRA(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    optimizer: Optimizer = part(local_optimizer, SGD())
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "budgets": {}, "t": 0}
@@ -62,7 +65,7 @@ class HetLoRA(Method):
         return {"x": x, "budgets": k, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> dict[str, Any]:
-        y = here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size)
+        y = here.train(x, steps=self.local_steps, lr=self.lr, batch_size=self.batch_size, optimizer=self.optimizer)
         return {"d": y - x, "norm": self.norm(here, y)}
 
     def norm(self, here: Here, y: Params) -> float:

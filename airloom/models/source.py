@@ -32,7 +32,8 @@ def rank_pairs(module: nn.Module) -> dict[str, tuple[str, str]]:
         if isinstance(child, RankPair):
             found[path] = f"{within}A", f"{within}B"
         elif peft is not None and isinstance(child, peft.Linear):
-            (adapter,) = child.lora_A.keys()  # one adapter: a second one would need a name of its own
+            adapters: Any = child.lora_A
+            (adapter,) = adapters  # one: a second one would need a name of its own
             found[path] = f"{within}lora_A.{adapter}.weight", f"{within}lora_B.{adapter}.weight"
     return found
 

@@ -131,8 +131,11 @@ def joint(
     for at in {tuple(choices(price).tolist()) for price in np.geomspace(low / 2.0, high, _PRICES)}:
         chosen = k[list(at)].tolist()
         share, Z = scaled(a, chosen, rank=rank, nu=nu)
-        t_k, constants = t[rows, list(at)], {"alpha": alpha / Z**2, "beta": beta / Z**2}
-        plan = sampling.independent(share, t_k, floor=floor, **constants) if fixed is None else sampling.cost(fixed[:, 0], share, t_k, **constants)
+        t_k, alpha_z, beta_z = t[rows, list(at)], alpha / Z**2, beta / Z**2
+        if fixed is None:
+            plan = sampling.independent(share, t_k, alpha=alpha_z, beta=beta_z, floor=floor)
+        else:
+            plan = sampling.cost(fixed[:, 0], share, t_k, alpha=alpha_z, beta=beta_z)
         if best is None or plan.seconds < best.seconds:
             best = JointPlan(probabilities=plan.probabilities, ranks=tuple(chosen), round_s=plan.round_s, rounds=plan.rounds, seconds=plan.seconds)
     assert best is not None

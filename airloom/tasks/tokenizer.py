@@ -89,7 +89,7 @@ def by_merges(path: Path | str) -> Tokenizer:
             at += 8 + length
     except struct.error as error:
         raise ScenarioError(f"by_merges('{path}'): the file is damaged at byte {at} ({error}); give a tokenizer of llama2.c") from error
-    if at != len(raw) or len(tokens) <= _BYTE_IDS + 256 or any(b" " in token[1:] for token, _ in tokens):
+    if at != len(raw) or len(tokens) < _BYTE_IDS + 256 or any(b" " in token[1:] for token, _ in tokens):
         raise ScenarioError(f"by_merges('{path}'): it is no tokenizer of llama2.c ({len(tokens)} tokens); give one with bytes and words in it")
     index = {token: i for i, (token, _) in enumerate(tokens)}
 

@@ -39,7 +39,7 @@ class Side:
 
     def describe(self) -> dict[str, Any]:
         """Name, fields that the claim gives, and all fields."""
-        given = {name: value if isinstance(value, int | float | str | bool) else repr(value) for name, value in self.fields.items()}  # parts as text
+        given = {name: value if isinstance(value, int | float | str | bool | None) else repr(value) for name, value in self.fields.items()}
         return {"label": self.label, "given": given, **describe_method(self.with_lr(0.1))}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from airloom.errors import RunFailed
 from airloom.methods.flexlora import FlexLoRA
 from airloom.models import zoo
 from airloom.models.lora import lora
@@ -69,3 +70,9 @@ def test_equal_clients_keep_their_product() -> None:
     merged = FlexLoRA().merge(Meter(), x, [x, x]).named()  # type: ignore[arg-type]
     for a, b in map(task.model.pair_leaves, task.model.pairs):
         torch.testing.assert_close(merged[b] @ merged[a], x.named()[b] @ x.named()[a], rtol=1e-4, atol=1e-6)
+
+
+def test_a_product_that_is_not_finite_says_so() -> None:
+    x = digits("a").model.initial(0)
+    with pytest.raises(RunFailed, match=r"training diverged: the mean product of 'hidden1' is not finite"):
+        FlexLoRA().merge(Meter(), x, [x * float("inf")])  # type: ignore[arg-type]
