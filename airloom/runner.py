@@ -229,7 +229,7 @@ class Runner:
                 sim.end_round()
                 self._mark_round(sim)
                 still = still + 1 if sim.kernel.now == began_s else 0
-                is_idle = len(sim.kernel.heap) <= sim.kernel.background  # nothing is under way
+                is_idle = len(sim.kernel.agenda) <= sim.kernel.background  # nothing is under way
                 if still and (is_idle or still > STILL_ROUNDS):
                     self._await_change(sim, node)
                 gc.collect(0 if sim.numerics.round % FULL_COLLECTION else 2)

@@ -107,7 +107,7 @@ class Numerics:
                     self._check_versions(call, versions)
             args = map_leaves(self.value_of, call.args) if call.has_refs else call.args
             state = {key: value.call.changes[value.key] if type(value) is Later else value for key, value in call.state.items()} if call.state else {}
-            jobs.append(Job(call.number, call.fn, function_name(call.fn), call.place, args, state, call.drawn, call.started_s or 0.0))
+            jobs.append(Job(call.number, call.fn, call.label, call.place, args, state, call.drawn, call.started_s or 0.0))
         results = self.executor.run(jobs)
         for call, result in zip(calls, results, strict=True):
             self._take(call, result)
@@ -127,8 +127,7 @@ class Numerics:
         call.versions = ()
         call.changes = result.changes
         root = call.root
-        assert root is not None
-        root.value, root.has_value = result.value, True
+        root.value, root.has_value, root.call = result.value, True, None
         if call.price is None:
             call.changes = {**result.changes, "": result}
             call.state = {}
@@ -143,7 +142,7 @@ class Numerics:
                 f"{sorted(result.changes)}; its work depends on values: let it read them before it branches (float(...)), or declare its work "
                 f"with here.cost"
             )
-        site = self.sites[call.place]
+        site = call.site
         for key in price.changes:
             stored = site.state.get(key)
             if type(stored) is Later and stored.call is call:

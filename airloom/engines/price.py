@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from airloom.engines.executors import Spent, spent
 from airloom.errors import AirloomError, ScenarioError
 from airloom.network.device import Device, Work
-from airloom.network.network import Network
 from airloom.program.here import Here
 from airloom.program.tree import Path, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
+
+if TYPE_CHECKING:
+    from airloom.engines.sites import Site
 
 _LIMIT = 4096  # signatures kept; more means a signature that changes in every round
 
@@ -69,29 +71,18 @@ class Pricer:
     A signature is the function, the method's fields, the arguments' shapes and integers, and whatever the first dry run read of `here`.
     """
 
-    def __init__(self, network: Network, task: Task, seed: int) -> None:
-        self.network = network
+    def __init__(self, task: Task, seed: int) -> None:
         self.task = task
         self.seed = seed
         self.known: dict[Any, dict[tuple[Any, ...], dict[tuple[Any, ...], Price | None]]] = {}
         self.size = 0
 
-    def price(
-        self,
-        fn: Callable[..., Any],
-        sig: Any,
-        args: tuple[Any, ...],
-        name: str,
-        shadow: Mapping[str, tuple[Any, Any, int]],
-        start_s: float,
-        drawn: int,
-    ) -> Price | None:
-        """Return the price of `fn(here, *args)` at a device, or None where it depends on contents.
+    def price(self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], site: Site, start_s: float) -> Price | None:
+        """Return the price of `fn(here, *args)` at a place from `start_s` on, or None where it depends on contents.
 
         Arguments:
             sig: signature of the function and its arguments.
             args: arguments with every Ref replaced by the meta tree of its value.
-            shadow: the device's state as (signature, meta tree, bytes) by key.
         """
         known = self.known.get(sig)
         if known is None:
@@ -100,47 +91,44 @@ class Pricer:
                 self.size = 0
             known = self.known[sig] = {}
         for reads, table in known.items():
-            found = tuple([self._read(read, name, shadow, start_s, drawn) for read in reads])
+            found = tuple([self._read(read, site, start_s) for read in reads])
             if found in table:
                 return table[found]
-        price, reads = self._dry_run(fn, args, name, shadow, start_s, drawn)
+        price, reads = self._dry_run(fn, args, site, start_s)
         self.size += 1
-        known.setdefault(reads, {})[tuple([self._read(read, name, shadow, start_s, drawn) for read in reads])] = price
+        known.setdefault(reads, {})[tuple([self._read(read, site, start_s) for read in reads])] = price
         return price
 
-    def _read(self, read: tuple[str, Any], name: str, shadow: Mapping[str, tuple[Any, Any, int]], start_s: float, drawn: int) -> Any:
+    def _read(self, read: tuple[str, Any], site: Site, start_s: float) -> Any:
         what, key = read
         if what == "state":
-            entry = shadow.get(key)
+            entry = site.shadow.get(key)
             return None if entry is None else (entry[0],)
         if what == "name":
-            return name
+            return site.name
         if what == "device":
-            return id(self.network.places[name].device)
+            return id(site.device)
         if what == "samples":
-            return len(self.task.data(name, start_s))
+            return len(self.task.data(site.name, start_s))
         assert what == "start_s", what
         return start_s
 
-    def _dry_run(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], name: str, shadow: Mapping[str, tuple[Any, Any, int]], start_s: float, drawn: int
-    ) -> tuple[Price | None, tuple[tuple[str, Any], ...]]:
-        place = self.network.places[name]
+    def _dry_run(self, fn: Callable[..., Any], args: tuple[Any, ...], site: Site, start_s: float) -> tuple[Price | None, tuple[tuple[str, Any], ...]]:
         here = Here(
-            name=name,
-            device=place.device,
-            facts=place.facts,
+            name=site.name,
+            device=site.device,
+            facts=site.place.facts,
             start_s=start_s,
-            state={key: entry[1] for key, entry in shadow.items()},
+            state={key: entry[1] for key, entry in site.shadow.items()},
             task=self.task,
-            drawn=drawn,
+            drawn=site.drawn,
             seed=self.seed,
             is_dry=True,
         )
         try:
             with torch.no_grad():
                 result = fn(here, *map_leaves(to_meta, args))
-            price = Price(spent(here, drawn), result, here.state.changes)
+            price = Price(spent(here, site.drawn), result, here.state.changes)
         except ScenarioError:
             raise
         except AirloomError:

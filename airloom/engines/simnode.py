@@ -76,7 +76,7 @@ class SimNode(Node):
         site = sim.sites[where]
         shapes = map_leaves(sim.meta_of, args)
         sig = ((function_name(fn), identity(fn)), signature(shapes))
-        price = sim.pricer.price(fn, sig, shapes, where, site.shadow, sim.kernel.now, site.drawn)
+        price = sim.pricer.price(fn, sig, shapes, site, sim.kernel.now)
         if price is None:
             raise ScenarioError(
                 f"node.estimate({function_name(fn)}): its work depends on values, so it has no price before it runs; declare it with here.cost"
@@ -138,7 +138,7 @@ class SimNode(Node):
         there.sort()
         wait.arrived = [i for _, _, i in there]
         for delivery in late:
-            due_s = max(delivery.root.lost_s + sim.network.detect_s, sim.kernel.now)
+            due_s = max(delivery.lost_s + sim.network.detect_s, sim.kernel.now)
             sim.kernel.at(due_s, sim.values.on_told, delivery)
         if len(wait.arrived) < need and len(refs) > len(wait.arrived):
             if timeout_s is not None:

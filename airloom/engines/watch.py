@@ -9,8 +9,6 @@ from airloom.clock.span import Span
 from airloom.clock.wires import Flow, Transfer, Wire, Wires
 from airloom.engines.numerics import Numerics
 from airloom.engines.pending import Call
-from airloom.engines.sites import Site
-from airloom.program.method import function_name
 
 
 class Watch:
@@ -27,21 +25,21 @@ class Watch:
         self.wires = wires
         self.tell = tell
 
-    def call(self, site: Site, call: Call, part: float) -> None:
+    def call(self, call: Call, part: float) -> None:
         """A call ended, or was lost after a share of its time."""
-        started_s = call.started_s or 0.0
-        label, joules, is_lost = _short(function_name(call.fn)), call.joules * part, call.is_lost
-        end_s = self.kernel.now if is_lost else call.end_s
-        number, on = call.number, call.on or "handler"
-        now = self.numerics.round
-        self.tell(Span("call", now, number, site.name, call.issuer, site.name, on, label, started_s, end_s, 0.0, 0.0, joules, is_lost))
+        place, on = call.site.name, "handler" if call.resource is None else call.resource.name
+        label, joules, is_lost = _short(call.label), call.joules * part, call.is_lost
+        start_s, end_s = call.started_s or 0.0, self.kernel.now if is_lost else call.end_s
+        at, number, issuer = self.numerics.round, call.number, call.root.issuer
+        self.tell(Span("call", at, number, place, issuer, place, on, label, start_s, end_s, 0.0, 0.0, joules, is_lost))
 
     def hop(self, flow: Flow | None, transfer: Transfer, wire: Wire, part: float) -> None:
         """A message's last bit left a link, or the message was lost after a share of it; without a flow it costs latency only."""
-        now = self.kernel.now
-        start_s, nbytes, joules = now, 0.0, 0.0
+        start_s = end_s = self.kernel.now
+        nbytes, joules = 0.0, 0.0
         if flow is not None:
             start_s = flow.start_s
+            end_s = flow.end_s if 0.0 <= flow.end_s < end_s else end_s
             nbytes, send_j, receive_j = self.wires.spent(flow, part)
             joules = send_j + receive_j
         subject = transfer.subject if transfer.kind == "call" else transfer.subject[0]
@@ -49,7 +47,7 @@ class Watch:
         label, is_lost = _short(transfer.label), transfer.is_lost
         latency_s = 0.0 if is_lost else wire.latency_s
         at, number, on = self.numerics.round, subject.number, link.direction
-        self.tell(Span("message", at, number, link.source, link.target, goal, on, label, start_s, now, latency_s, nbytes, joules, is_lost))
+        self.tell(Span("message", at, number, link.source, link.target, goal, on, label, start_s, end_s, latency_s, nbytes, joules, is_lost))
 
 
 def _short(label: str) -> str:

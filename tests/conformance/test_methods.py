@@ -217,7 +217,7 @@ def check_meters(done: Done) -> None:
     assert joules[True] == pytest.approx(sim.totals.joules_server, rel=1e-9)
     assert summary["joules"] >= joules[False] + radio_j - 1e-9
     for name, site in sim.sites.items():
-        running = sum(sim.kernel.now - (call.started_s or 0.0) for call in site.running)
+        running = sum(sim.kernel.now - (call.started_s or 0.0) for call in sim.running if call.site is site)
         for resource, busy_s in site.meter.busy_s.items():
             assert busy_s + running <= sim.kernel.now * site.device.slots[resource] * (1 + 1e-9), name
         compute_j = (site.device.power_w or 0.0) * sum(site.meter.busy_s.values())
@@ -298,9 +298,9 @@ def test_no_device_sees_anothers_data(name: str) -> None:
         with at(job.place):
             return run_job(job, *rest)
 
-    def watched_dry_run(self: Pricer, fn: Any, args: Any, place: str, *rest: Any) -> Any:
-        with at(place):
-            return dry_run(self, fn, args, place, *rest)
+    def watched_dry_run(self: Pricer, fn: Any, args: Any, site: Any, *rest: Any) -> Any:
+        with at(site.name):
+            return dry_run(self, fn, args, site, *rest)
 
     def watched_data(self: Task, device: str, *rest: Any) -> Any:
         asked.extend((place, device) for place in running[-1:])
