@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import airloom
 from airloom.cli import main
+from airloom.records.record import RecordWriter, load
 from tests.tiny_world import tiny
 
 Call = Callable[..., tuple[int, str, str]]
@@ -63,6 +65,44 @@ def test_report_writes_one_page(call: Call, folder: Path, tmp_path: Path) -> Non
     assert json.loads(call("report", folder, "--out", "other.html", "--json")[1]) == {"out": "other.html", "methods": ["fedavg"], "runs": 1}
     status, _, err = call("report", tmp_path / "nothing")
     assert status == 2 and "found no record" in err
+
+
+def test_export_writes_what_the_name_says(call: Call, folder: Path, tmp_path: Path) -> None:
+    assert call("export", folder, "--out", "table.csv")[0] == 0
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == ["fedavg"]
+    assert call("export", folder, "--out", "points.csv", "--curves")[0] == 0
+    rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
+    assert [float(row["seconds"]) for row in rows] == [point["seconds"] for point in load(folder).points]
+    assert call("export", folder, "--out", "table.tex")[0] == 0
+    assert (tmp_path / "table.tex").read_text().startswith("\\begin{tabular}")
+    status, out, _ = call("export", folder, "--out", "figure.pdf", "--json")
+    assert (status, json.loads(out)) == (0, {"out": "figure.pdf", "to": "pdf"})
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_export_refuses_what_it_does_not_know(call: Call, folder: Path) -> None:
+    status, _, err = call("export", folder, "--out", "table.docx")
+    assert status == 2 and ".csv" in err
+    status, _, err = call("export", folder, "--out", "x", "--to", "clearml")
+    assert status == 2 and "tensorboard" in err
+
+
+def test_watch_looks_once_where_there_is_no_terminal(call: Call, folder: Path, tmp_path: Path) -> None:
+    status, out, _ = call("watch", folder)
+    assert status == 0
+    line = next(line for line in out.splitlines() if line.startswith("fedavg, seed 0"))
+    assert "budget" in line and "accuracy" in line and "board" in line  # how it ended, the metric, and who was waited for
+    status, _, err = call("watch", tmp_path / "nothing")
+    assert status == 2 and "found no record" in err
+
+
+def test_watch_shows_how_far_a_run_is(call: Call, tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "run", {"method": "m", "seed": 1, "budget": {"rounds": 8.0}}) as writer:
+        for i in range(2):
+            writer.point({"seconds": 60.0, "round": i, "bytes_up": 0.0, "bytes_down": 0.0, "joules": 5.0, "accuracy": 0.1 + i / 2})
+        line = call("watch", tmp_path / "run", "--once")[1]
+    assert "25 %" in line and "60 %" in line and "▁█" in line and "5 J" in line  # two of eight rounds
 
 
 @pytest.mark.parametrize("command", ["trace", "explain"])

@@ -134,7 +134,7 @@ class Wires:
         totals: sums to add to.
         seed: names the channel's streams.
         arrived: called with each transfer that reached the end of its route.
-        log: called as log(flow, transfer, wire, part) when a hop is through or was lost after that part of it, or None; the flow is None where a
+        log: called as log(flow, transfer, wire, part) for each hop that is through, or lost after that part of it, or None; the flow is None where a
             message costs latency only.
     """
 

@@ -444,7 +444,7 @@ class Simulation:
         on = "handler" if call.resource is None else call.resource.name
         meter.busy_s[on] = meter.busy_s.get(on, 0.0) + seconds
         if self.watch is not None:
-            self.watch.call(site, call, part)
+            self.watch.call(call, part)
         joules = call.joules * part
         meter.compute_j += joules
         meter.flops += call.price.flops * part
@@ -601,7 +601,7 @@ class Simulation:
     def _log_hop(self, flow: Flow | None, transfer: Transfer, wire: Wire, part: float) -> None:
         if self.watch is not None:
             self.watch.hop(flow, transfer, wire, part)
-        if self.payload_log is not None and flow is not None and flow.bits and part == 1.0:
+        if self.payload_log is not None and flow is not None and part == 1.0 and flow.bits:
             kind = "arguments" if transfer.kind == "call" else "value"
             self.payload_log(flow.end_s, wire.link.source, wire.link.target, transfer.label, kind, flow.bits / 8.0)
 

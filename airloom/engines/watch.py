@@ -9,7 +9,6 @@ from airloom.clock.span import Span
 from airloom.clock.wires import Flow, Transfer, Wire, Wires
 from airloom.engines.numerics import Numerics
 from airloom.engines.pending import Call
-from airloom.engines.sites import Site
 
 
 class Watch:
@@ -26,21 +25,21 @@ class Watch:
         self.wires = wires
         self.tell = tell
 
-    def call(self, site: Site, call: Call, part: float) -> None:
+    def call(self, call: Call, part: float) -> None:
         """A call ended, or was lost after a share of its time."""
-        started_s = call.started_s or 0.0
+        place, on = call.site.name, "handler" if call.resource is None else call.resource.name
         label, joules, is_lost = _short(call.label), call.joules * part, call.is_lost
-        end_s = self.kernel.now if is_lost else call.end_s
-        number, on = call.number, "handler" if call.resource is None else call.resource.name
-        now = self.numerics.round
-        self.tell(Span("call", now, number, site.name, call.root.issuer, site.name, on, label, started_s, end_s, 0.0, 0.0, joules, is_lost))
+        start_s, end_s = call.started_s or 0.0, self.kernel.now if is_lost else call.end_s
+        at, number, issuer = self.numerics.round, call.number, call.root.issuer
+        self.tell(Span("call", at, number, place, issuer, place, on, label, start_s, end_s, 0.0, 0.0, joules, is_lost))
 
     def hop(self, flow: Flow | None, transfer: Transfer, wire: Wire, part: float) -> None:
         """A message's last bit left a link, or the message was lost after a share of it; without a flow it costs latency only."""
         start_s = end_s = self.kernel.now
         nbytes, joules = 0.0, 0.0
         if flow is not None:
-            start_s, end_s = flow.start_s, flow.end_s if 0.0 <= flow.end_s < end_s else end_s
+            start_s = flow.start_s
+            end_s = flow.end_s if 0.0 <= flow.end_s < end_s else end_s
             nbytes, send_j, receive_j = self.wires.spent(flow, part)
             joules = send_j + receive_j
         subject = transfer.subject if transfer.kind == "call" else transfer.subject[0]
