@@ -6,7 +6,8 @@ term or weight decay, updates the values inside of the script:
 
     p <- (1 - lr (mu + decay)) p - lr g(p) - lr (shift - mu anchor)
 
-Everything else lets the script leave the gradient, and goes on as the eager loop does: the same numbers, bit for bit.
+Everything else lets the script leave the gradient, and goes on as the eager loop does: the same numbers, bit for bit. On the rung `kernel` plain
+gradient descent on chains of dense layers runs in compiled code (see `dense`), all else as on `replay`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from airloom.errors import ScenarioError
 from airloom.models.batch import Batch, Batches, map_inputs
+from airloom.models.dense import NoKernel, dense_chain, dense_inputs, kernel, run_dense
 from airloom.models.objective import Objective
 from airloom.models.params import Params
 from airloom.models.price import shapes_of
@@ -28,7 +30,7 @@ from airloom.models.replay import NotRecorded, Script, UpdateStep, batch_tensors
 from airloom.models.skeleton import Skeleton
 from airloom.models.step import SGD, Found, Moving, Options, Raw, finished, moving, run_training, training
 
-RUNGS = ("auto", "off", "replay")
+RUNGS = ("auto", "off", "replay", "kernel")
 _STEPS_AT_ONCE = 64  # steps whose factors are held before their norms are taken
 _TOLERANCE = 1e-3  # of the largest change of a value in one step; float32 steps differ by some 1e-6 of it
 
@@ -37,27 +39,77 @@ _TOLERANCE = 1e-3  # of the largest change of a value in one step; float32 steps
 class Fast:
     """A trainer on a rung; calls that cannot run there run as the eager loop does, and `fallbacks` says which and why.
 
-    >>> Fast("auto").name
-    'replay'
+    Arguments
+    ---------
+    name: of the rung; "auto" is "kernel" where this machine has one, else "replay".
+
+    >>> Fast("replay").name, Fast("auto").name in ("replay", "kernel")
+    ('replay', True)
     """
 
     def __init__(self, name: str) -> None:
         if name not in RUNGS:
             raise ScenarioError(f"fast={name!r}: allowed are {', '.join(RUNGS)}")
-        self.name = "replay" if name == "auto" else name
+        if name in ("auto", "kernel"):
+            try:
+                kernel()
+            except NoKernel as reason:
+                if name == "kernel":
+                    raise ScenarioError(f"fast='kernel': this machine has no kernel: {reason}; use auto, or replay") from reason
+                name = "replay"
+        self.name = "kernel" if name == "auto" else name
         self.fallbacks: dict[str, None] = {}
 
     def __call__(self, x: Params, batches: Batches, options: Options) -> Raw:
         with x.spec.skeleton(x.flat.device) as skeleton:
-            if self.name != "off":
-                try:
-                    return _replayed(skeleton, x, batches, options)
-                except NotRecorded as reason:
-                    self.fallbacks[f"{x.spec.name}: {reason}"] = None
+            if self.name == "off":
+                return run_training(skeleton, x, batches, options)
+            try:
+                raw = _dense(skeleton, x, batches, options) if self.name == "kernel" else None
+                return _replayed(skeleton, x, batches, options) if raw is None else raw
+            except NotRecorded as reason:
+                self.fallbacks[f"{x.spec.name}: {reason}"] = None
             return run_training(skeleton, x, batches, options)
 
 
 OFF = Fast("off")
+
+
+def _dense(skeleton: Skeleton, x: Params, batches: Batches, options: Options) -> Raw | None:
+    """Run a training call in the compiled kernel; None if it does not fit."""
+    if options.only is not None or not _updates_in_place(options, None):
+        return None
+    key = ("dense", options.objective)
+    try:
+        if key not in skeleton.scripts:
+            skeleton.scripts[key] = dense_chain(skeleton, options.objective)
+    except TypeError:  # an objective without a hash is none that the kernel knows
+        return None
+    chain: Any = skeleton.scripts[key]
+    if chain is None:
+        return None
+    data = dense_inputs(batches, chain[0][0])
+    if data is None:
+        return None
+    decay, mu, constant = _pulls(skeleton, options, 0, x.spec.trainable_size)
+    rates = [options.rate(k) for k in range(batches.steps)]
+    with training(skeleton, x, options, None):
+        found = run_dense(skeleton, chain, data, [1.0 - lr * (mu + decay) for lr in rates], [-lr for lr in rates], constant)
+    if found is None:
+        return None
+    return Raw(finished(skeleton, x, None), list(found[0]), {}, list(found[1]))
+
+
+def _pulls(skeleton: Skeleton, options: Options, start: int, stop: int) -> tuple[float, float, Tensor | None]:
+    """Return weight decay, mu, and the constant part of the gradient, shift - mu anchor."""
+    constant, mu = None, 0.0
+    if options.shift is not None:
+        constant = skeleton.arranged(options.shift.flat)[start:stop]
+    if options.prox is not None:
+        mu = options.prox[0]
+        pull = skeleton.arranged(options.prox[1].flat)[start:stop] * -mu
+        constant = pull if constant is None else pull.add_(constant)
+    return options.optimizer.weight_decay if isinstance(options.optimizer, SGD) else 0.0, mu, constant
 
 
 @final
@@ -155,14 +207,7 @@ def _updated(
     """Run the steps that update in place."""
     start, stop = (0, x.spec.trainable_size) if only is None else (only.start, only.stop)
     values = skeleton.values[start:stop]
-    decay = options.optimizer.weight_decay if isinstance(options.optimizer, SGD) else 0.0
-    constant, mu = None, 0.0
-    if options.shift is not None:
-        constant = skeleton.arranged(options.shift.flat)[start:stop]
-    if options.prox is not None:
-        mu = options.prox[0]
-        pull = skeleton.arranged(options.prox[1].flat)[start:stop] * -mu
-        constant = pull if constant is None else pull.add_(constant)
+    decay, mu, constant = _pulls(skeleton, options, start, stop)
     losses: list[Tensor] = []
     squares: list[Tensor] = []
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
