@@ -120,7 +120,7 @@ ScenarioText = Annotated[
 ]
 Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated")]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
-Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop), replay or kernel")]
+Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop), replay, compile or kernel")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
 SetFields = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Of the method; or scenario.field=value, task.field=value", show_default=False)

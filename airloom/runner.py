@@ -40,7 +40,7 @@ class Options:
 
     Arguments:
         executor: "auto", "loop" or "pool".
-        fast: rung of training steps: "auto", "off" (the eager loop), "replay" or "kernel"; see `airloom.models.fast`.
+        fast: rung of training steps: "auto", "off" (the eager loop), "replay", "compile" or "kernel"; see `airloom.models.fast`.
         workers: processes of the pool; None: one per core.
         target: (metric, value), or None.
         stop_at_target: end the run when the target is reached.

@@ -65,5 +65,5 @@ def test_the_record_says_what_fell_back() -> None:
 
 
 def test_an_unknown_rung_is_bad_input() -> None:
-    with pytest.raises(ScenarioError, match=r"Options\.fast: got 'warp'; allowed are auto, off, replay, kernel"):
+    with pytest.raises(ScenarioError, match=r"Options\.fast: got 'warp'; allowed are auto, off, replay, compile, kernel"):
         Options(fast="warp")

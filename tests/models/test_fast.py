@@ -24,7 +24,7 @@ from airloom.models.train import SGD, AdamW, train
 
 S, B = 5, 8
 needs_kernel = pytest.mark.skipif(Fast("auto").name != "kernel", reason="this machine has no C compiler")
-RUNGS = ["replay", pytest.param("kernel", marks=needs_kernel)]
+RUNGS = ["replay", pytest.param("kernel", marks=needs_kernel), pytest.param("compile", marks=pytest.mark.slow)]  # each compilation takes seconds
 LOOP: dict[str, Any] = {}
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_recorded_runs_as_the_loop_and_says_why(rung: str) -> Non
 
 
 def test_an_unknown_rung_is_refused() -> None:
-    with pytest.raises(ScenarioError, match=r"fast='warp': allowed are auto, off, replay, kernel"):
+    with pytest.raises(ScenarioError, match=r"fast='warp': allowed are auto, off, replay, compile, kernel"):
         Fast("warp")
 
 
