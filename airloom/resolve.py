@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airloom.errors import AirloomError, ScenarioError
 from airloom.parts import named
+from airloom.parts.codec import codec
 
 if TYPE_CHECKING:
     from airloom.program.method import Method, Range, Service
@@ -40,6 +41,8 @@ NOT_SCENARIOS = ("scenario",)  # modules of airloom.scenarios that hold no scena
 NEEDED: Any = inspect.Parameter.empty  # marks a field without default
 _WHERE = re.compile(r"(?P<place>(?:[A-Za-z]:)?[^:]*\.py|[^:]*)(?::(?P<thing>[A-Za-z_]\w*)(?=:|$))?(?::(?P<fields>.*))?", re.DOTALL)
 
+
+_SOCKETS: Mapping[str, Callable[[str], Any]] = {"codec": codec}  # of `Method` itself, whose room knows no parts
 
 # --- fields ---------------------------------------------------------------------------------------------------------------------------
 
@@ -77,7 +80,7 @@ def fields_of(thing: Callable[..., Any]) -> dict[str, Field]:
         for f in fields(thing):
             if f.init:
                 default = f.default_factory() if f.default_factory is not MISSING else f.default
-                make, allowed = f.metadata.get("make"), f.metadata.get("range")
+                make, allowed = f.metadata.get("make") or _SOCKETS.get(f.metadata.get("socket", "")), f.metadata.get("range")
                 default = NEEDED if default is MISSING else default
                 found[f.name] = Field(name=f.name, type=hints.get(f.name, Any), default=default, make=make, range=allowed)
         return found

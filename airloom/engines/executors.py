@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
 from airloom.errors import ScenarioError
 from airloom.models.fast import OFF, Fast
+from airloom.models.params import Params
 from airloom.network.device import Work
 from airloom.network.network import Network
+from airloom.program.codec import coded
 from airloom.program.here import Here
+from airloom.program.tree import Path
 from airloom.tasks.task import Task
 
 
@@ -31,21 +36,26 @@ class Job(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a call really cost: its work, declared seconds, peak bytes and samples drawn."""
+    """What a call really cost: its work, declared seconds, peak bytes and samples drawn; and bytes on the wire of the leaves that a codec encodes."""
 
     work: Work
     declared_s: float
     peak_bytes: float
     drawn: int
+    coded: Mapping[Path, int] = MappingProxyType({})
 
 
 class Result(NamedTuple):
-    """What a call made: its value, its state changes, and what it really cost. `error` is what it raised, if anything."""
+    """What a call made: its value, its state changes, and what it really cost. `error` is what it raised, if anything.
+
+    `sent` are the leaves that other places get instead of the value's own, by path (see `airloom.program.codec`).
+    """
 
     value: Any
     changes: dict[str, Any]
     spent: Spent | None
     error: BaseException | None = None
+    sent: Mapping[Path, Params] = MappingProxyType({})
 
 
 class Executor(ABC):
@@ -78,24 +88,31 @@ class Loop(Executor):
         return [run_job(job, self.network, self.task, self.seed, self.fast) for job in jobs]
 
 
-def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast = OFF) -> Result:
+@cache
+def own_rung() -> Fast:
+    """What this machine trains with where no run has chosen: on real machines each takes its own."""
+    return Fast("auto")
+
+
+def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast | None = None) -> Result:
     """Run one call's numerics; what it raises comes back in the result."""
     place = network.places[job.place]
     here = Here(
         name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed,
-        trainer=fast,
+        trainer=own_rung() if fast is None else fast,
     )  # fmt: skip
     try:
         with torch.no_grad():
             value = job.fn(here, *job.args)
-        return Result(value, here.state.changes, spent(here, job.drawn))
+            sent, sizes = coded(here, job.fn, job.args, value)
+        return Result(value, here.state.changes, spent(here, job.drawn, sizes), sent=sent)
     except Exception as error:  # reported by the engine with method, device, round and verb
         return Result(None, {}, None, error)
 
 
-def spent(here: Here, drawn_before: int) -> Spent:
-    """What a call has cost, read off its `here`."""
-    return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before)
+def spent(here: Here, drawn_before: int, sizes: Mapping[Path, int]) -> Spent:
+    """What a call has cost, read off its `here`; `sizes` are those of encoded leaves."""
+    return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before, sizes)
 
 
 def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any, fast: Fast = OFF) -> Executor:

@@ -296,8 +296,10 @@ class Pool(Executor):
 
         blocks = Blocks(self.shelf.view, worker.gone)
         flops, steps, samples, width, moved, form = answer["work"]
-        spent = Spent(Work(flops, steps, samples, width, moved, form), answer["declared_s"], answer["peak_bytes"], answer["drawn"])
-        return index, Result(self.shelf.read(answer["value"], blocks), self.shelf.read(answer["changes"], blocks), spent)
+        coded = {tuple(path): nbytes for path, nbytes in answer["coded"]}
+        spent = Spent(Work(flops, steps, samples, width, moved, form), answer["declared_s"], answer["peak_bytes"], answer["drawn"], coded)
+        sent = self.shelf.read(answer["sent"], blocks)
+        return index, Result(self.shelf.read(answer["value"], blocks), self.shelf.read(answer["changes"], blocks), spent, sent=sent)
 
     def close(self) -> None:
         for worker in self.workers:
@@ -361,15 +363,18 @@ def _answer(shelf: Shelf, result: Result, told: set[str]) -> dict[str, Any]:
     try:
         value = shelf.write(result.value, taken, seen, recipes, told)
         changes = shelf.write(result.changes, taken, seen, recipes, told)
+        sent = shelf.write(dict(result.sent), taken, seen, recipes, told)
     except (_CannotTravel, Full):  # the parent runs it itself
         for offset, nbytes in taken:
             shelf.region.give_back(offset, nbytes)
         told.difference_update(recipes)
         return {"again": True}
     assert result.spent is not None
-    work, declared_s, peak_bytes, drawn = result.spent
+    work, declared_s, peak_bytes, drawn, coded = result.spent
     return {
         "value": value,
+        "sent": sent,
+        "coded": [[list(path), nbytes] for path, nbytes in coded.items()],
         "changes": changes,
         "recipes": recipes,
         "work": list(work),

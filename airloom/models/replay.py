@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from airloom.models.batch import Batch
 from airloom.models.objective import Objective, total_loss
-from airloom.models.skeleton import Skeleton
+from airloom.models.skeleton import HELD, Skeleton
 
 _aten = torch.ops.aten
 _PLAIN: dict[Any, Callable[..., Any]] = {  # the same operations with less overhead per call
@@ -176,13 +176,17 @@ def record(skeleton: Skeleton, batch: Batch, lifted: Sequence[Tensor], objective
     """
     inputs = [*batch_tensors(batch), *lifted]
     wanted = [skeleton.parameters[name] for name in leaves]
-    with torch.enable_grad(), Recorder(inputs) as recorder:
-        found = objective(skeleton.module(batch.x), batch)
-        loss = total_loss(found)
-        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-        parts = {} if isinstance(found, Tensor) else {name: recorder.slot(part) for name, part in found.items()}
-        made = {name: None if g is None else recorder.slot(g) for name, g in zip(leaves, gradients, strict=True)}
-        total = recorder.slot(loss)
+    held = HELD.set({})
+    try:
+        with torch.enable_grad(), Recorder(inputs) as recorder:
+            found = objective(skeleton.module(batch.x), batch)
+            loss = total_loss(found)
+            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+            parts = {} if isinstance(found, Tensor) else {name: recorder.slot(part) for name, part in found.items()}
+            made = {name: None if g is None else recorder.slot(g) for name, g in zip(leaves, gradients, strict=True)}
+            total = recorder.slot(loss)
+    finally:
+        HELD.reset(held)
     tensors = [t.detach() for t in recorder.tensors]
     return _reduced(Script([], recorder.ops, tensors, len(inputs), recorder.fresh, total, parts, made), len(inputs) - len(lifted))
 
@@ -197,6 +201,7 @@ def _reduced(script: Script, first_lifted: int) -> Script:
     """Drop what is constant, doubled or unused; copies of lifted tensors into constants (a teacher's values) leave the step."""
     tensors = script.tensors
     changed = {_memory(tensors[s]) for op in script.ops if op.is_mutating for s in op.inputs()}
+    writes = Counter(_memory(tensors[op.args[0]]) for op in script.ops if op.is_mutating and isinstance(op.args[0], Slot))
     live = set(range(script.inputs)) | script.fresh
     swap: dict[Slot, Slot] = {}
     source: dict[Slot, Op] = {}
@@ -215,7 +220,8 @@ def _reduced(script: Script, first_lifted: int) -> Script:
             if before is not None and before.func is _aten.t.default:
                 swap[op.out] = before.args[0]
                 continue
-        if op.func is _aten.copy_.default and op.args[0] not in live and first_lifted <= op.args[1] < script.inputs:
+        is_load = op.func is _aten.copy_.default and op.args[0] not in live and first_lifted <= op.args[1] < script.inputs
+        if is_load and writes[_memory(tensors[op.args[0]])] == 1:
             script.once.append((tensors[op.args[0]], op.args[1] - first_lifted))
             continue
         source |= dict.fromkeys(outs, op)

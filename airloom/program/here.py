@@ -162,6 +162,12 @@ class Here:
         return self._name
 
     @property
+    def holds_data(self) -> bool:
+        """Whether the task gives this place rows of its own: whether it is a client."""
+        self._note(("holds_data", None))
+        return self._task.samples(self._name) > 0
+
+    @property
     def device(self) -> Device:
         """Compute profile of the device."""
         self._note(("device", None))

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from airloom.errors import ScenarioError
+from airloom.program.codec import Codec
 from airloom.program.node import Node
 
 State = dict[str, Any]
@@ -68,12 +69,19 @@ class Method(ABC):
     """A training method: a frozen dataclass whose fields are the paper's hyper-parameters and whose text is the algorithm box.
 
     Class facts: `paper` (who, year, identifier), `shape` (star, tree, chain, local: what the network must offer), `engines` (where the text runs).
+    `adapts`: it trains LoRA pairs, so the model must have some.
     `init`, `round` and `finish` are on the clock; state, arguments and results are trees (see `airloom.program.tree`).
+
+    Arguments:
+        codec: what clients send in place of their models (see `airloom.program.codec`); None sends them as they are. Every method has this field.
     """
 
     paper: ClassVar[str] = ""
     shape: ClassVar[str] = "star"
-    engines: ClassVar[tuple[str, ...]] = ("simulated",)
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray")  # every verb works on both
+    adapts: ClassVar[bool] = False
+
+    codec: Codec | None = field(default=None, metadata={"socket": "codec"})  # its parts are in a room below; names are resolved above
 
     def __post_init__(self) -> None:
         check_fields(self)

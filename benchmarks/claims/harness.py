@@ -39,7 +39,8 @@ class Side:
 
     def describe(self) -> dict[str, Any]:
         """Name, fields that the claim gives, and all fields."""
-        return {"label": self.label, "given": dict(self.fields), **describe_method(self.with_lr(0.1))}
+        given = {name: value if isinstance(value, int | float | str | bool) else repr(value) for name, value in self.fields.items()}  # parts as text
+        return {"label": self.label, "given": given, **describe_method(self.with_lr(0.1))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,14 @@ def test_a_script_serves_later_calls_with_other_values(rung: str) -> None:
     assert not fast.fallbacks
 
 
+def test_teachers_of_one_form_are_told_apart() -> None:
+    x = mlp(torch.float64).initial(0)
+    for factor in (0.5, 1.5):
+        objective = CrossEntropy() + KLTo(teacher=x * factor) + 0.5 * KLTo(teacher=x * -factor, temperature=2.0)
+        got, want = (train(x, data((20,), dtype=torch.float64), lr=0.1, objective=objective, **more)[0] for more in (on("replay"), LOOP))
+        torch.testing.assert_close(got.flat, want.flat, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("rung", RUNGS)
 def test_step_sizes_may_follow_a_schedule(rung: str) -> None:
     rates: list[Any] = [[0.5, 0.4, 0.3, 0.2, 0.1], lambda k: 0.5 / (k + 1)]

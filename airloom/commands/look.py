@@ -1,0 +1,69 @@
+"""Commands that look at what runs left: report, trace, explain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from airloom.commands.terminal import AsJson, Folder, answer, escape, out, say
+from airloom.errors import RecordError
+
+OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write")]
+
+
+Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs or of comparisons", show_default=False)]
+
+
+def report(ctx: typer.Context, folders: Folders, file: OutFile = Path("report.html"), as_json: AsJson = False) -> None:
+    """Write one page about runs: curves, table, network, devices, timeline, data, configuration. It needs no network."""
+    from airloom.records import report as page
+
+    comparison = page.compared(folders)
+    write(file, page.report(comparison))
+    runs = sum(map(len, comparison.records.values()))
+    if as_json:
+        answer(ctx, {"out": str(file), "methods": list(comparison.methods), "runs": runs})
+        return
+    say(escape(f"{runs} run{'s' * (runs > 1)} in {file}; open it in a browser"))
+
+
+def trace(ctx: typer.Context, folder: Folder, file: OutFile = Path("trace.json"), as_json: AsJson = False) -> None:
+    """Write a run's timeline for Perfetto or chrome://tracing: one track per resource."""
+    from airloom.records.timeline import load_timeline
+    from airloom.records.trace import to_chrome
+
+    timeline = load_timeline(folder)
+    write(file, json.dumps(to_chrome(timeline), separators=(",", ":")))
+    if as_json:
+        answer(ctx, {"out": str(file), "rounds": len(timeline.rounds), "spans": len(timeline.spans), "is_cut": timeline.is_cut})
+        return
+    say(escape(f"{len(timeline.spans)} spans of {len(timeline.rounds)} rounds in {file}; open it at ui.perfetto.dev or in chrome://tracing"))
+
+
+def explain(ctx: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
+    """Say where a run's time and energy went, in plain words."""
+    from airloom.records.explain import explain as explained
+    from airloom.records.record import load
+    from airloom.records.timeline import load_timeline
+
+    found = explained(load(folder), load_timeline(folder))
+    if as_json:
+        answer(ctx, found.as_dict())
+        return
+    for sentence in found.sentences:
+        out(escape(sentence))
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file, in a folder that exists."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"--out '{file}': cannot be written: {error.strerror}; give a file in a folder that exists") from error
+
+
+COMMANDS: tuple[Callable[..., Any], ...] = (report, trace, explain)
