@@ -28,6 +28,7 @@ from airloom.models.skeleton import Skeleton
 _SOURCE = Path(__file__).with_name("dense.c")
 _FLAGS = (("-O3", "-march=native"), ("-O3", "-mcpu=native"), ("-O3",))  # the first set that the compiler takes
 _LANES = 16  # of dense.c
+_PATIENCE_S = 600  # with the compiler; generous, since giving up changes the rung
 _TOLERANCE = 1e-5  # of the self-test: float32 against float64, relative to the largest change
 
 
@@ -36,7 +37,6 @@ class NoKernel(RuntimeError):
     """There is no kernel on this machine; the text says why."""
 
 
-@functools.cache
 def kernel() -> ctypes.CDLL:
     """Return the library; builds it where the cache has none. The first use in a process checks it against float64.
 
@@ -44,29 +44,36 @@ def kernel() -> ctypes.CDLL:
     ------
     NoKernel: no compiler, or what it made is not right.
     """
+    found = _found()
+    if isinstance(found, str):
+        raise NoKernel(found)
+    return found
+
+
+@functools.cache
+def _found() -> ctypes.CDLL | str:
+    """The library, or why there is none; looked for once per process."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
-        raise NoKernel("there is no C compiler (cc)")
+        return "there is no C compiler (cc)"
     folder = Path(platformdirs.user_cache_dir("airloom"))
-    path = folder / f"dense-{_name(compiler)}.so"
     try:
+        path = folder / f"dense-{_name(compiler)}.so"
         if not path.is_file():
             _build(compiler, folder, path)
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
-        raise NoKernel(f"it could not be built: {error}") from error
+        return f"it could not be built: {error}"
     p, n = ctypes.c_void_p, ctypes.c_int64
     library.airloom_dense.argtypes = [p, p, n, p, p, n, n, p, p, p, p, p, p]
     library.airloom_dense.restype = ctypes.c_int
     gap = _gap(library)
-    if not gap <= _TOLERANCE:
-        raise NoKernel(f"what {compiler} built differs from float64 by {gap:.1e} of a step")
-    return library
+    return library if gap <= _TOLERANCE else f"what {compiler} built differs from float64 by {gap:.1e} of a step"
 
 
 def _name(compiler: str) -> str:
     """Digest of all that the machine code depends on."""
-    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=_PATIENCE_S, check=False).stdout
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     processor = [line for line in lines if line.startswith(("flags", "Features", "model name"))][:2]
@@ -81,7 +88,7 @@ def _build(compiler: str, folder: Path, path: Path) -> None:
         for flags in _FLAGS:
             done = subprocess.run(
                 [compiler, *flags, "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", str(_SOURCE), "-o", str(made), "-lm"],
-                capture_output=True, text=True, timeout=120, check=False,
+                capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
             )  # fmt: skip
             if done.returncode == 0:
                 os.replace(made, path)  # whole or not at all, whoever else builds it now

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from airloom.errors import ScenarioError
-from airloom.models import zoo
+from airloom.models import dense, zoo
 from airloom.models.batch import Batch, Batches
-from airloom.models.dense import dense_chain, kernel
+from airloom.models.dense import dense_chain
 from airloom.models.distill import KLTo
 from airloom.models.fast import Fast
 from airloom.models.lora import lora
@@ -228,12 +228,13 @@ def test_a_label_that_is_no_class_is_the_error_of_the_loop() -> None:
         train(mlp().initial(0), batches, lr=0.1, **on("kernel"))
 
 
-def test_without_a_compiler_auto_replays_and_the_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "no-such-compiler")
-    kernel.cache_clear()
+@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "there is no C compiler"), ("false", "it could not be built")])
+def test_without_a_compiler_auto_replays_and_the_kernel_is_refused(compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", compiler)
+    dense._found.cache_clear()
     try:
         assert Fast("auto").name == "replay"
-        with pytest.raises(ScenarioError, match="this machine has no kernel: there is no C compiler"):
+        with pytest.raises(ScenarioError, match=f"this machine has no kernel: {reason}"):
             Fast("kernel")
     finally:
-        kernel.cache_clear()
+        dense._found.cache_clear()
