@@ -144,7 +144,7 @@ AllowedFiles = Annotated[
 ]
 NodeName = Annotated[str, typer.Argument(metavar="NAME", help="Of the node", show_default=False)]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
-Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop) or replay")]
+Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop), replay, compile or kernel")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
 Spread = Annotated[
     str | None, typer.Option("--workers", metavar="N|ray", help="Processes, one per core if not given; ray: over a Ray cluster", show_default=False)

@@ -149,6 +149,10 @@ def check(job: Job) -> Scenario:
     check_engine(job.method, job.engine)
     if job.engine != "simulated":
         check_extra(job.engine)
+        if job.options.fast != "auto":
+            raise ScenarioError(
+                f"fast={job.options.fast!r} with engine '{job.engine}': allowed with engine simulated; real machines take their own (auto)"
+            )
         if not job.is_portable:
             raise ScenarioError(
                 f"{job.label} on engine '{job.engine}': its method or scenario is an object that no file holds, so no other machine can build it; "
@@ -172,7 +176,7 @@ def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_
     """Run a job in this process; `is_resumed` goes on from the folder's checkpoint, or from the start where it has none."""
     scenario = job.world.build(job.seed)
     check_engine(job.method, job.engine)
-    if is_resumed and out is not None and (out / FILE).is_file():  # the numbers depend on the rung
+    if is_resumed and job.engine == "simulated" and out is not None and (out / FILE).is_file():  # the numbers depend on the rung
         job = replace(job, options=replace(job.options, fast=load(out).header.get("fast", "off")))
     runner = Runner(scenario, job.method, job.seed, job.options, out, header(job, scenario), progress)
     frozen = None

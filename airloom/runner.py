@@ -51,7 +51,7 @@ class Options:
 
     Arguments:
         executor: "auto", "loop" or "pool".
-        fast: rung of training steps: "auto", "off" (the eager loop) or "replay"; see `airloom.models.fast`.
+        fast: rung of training steps: "auto", "off" (the eager loop), "replay", "compile" or "kernel"; see `airloom.models.fast`.
         workers: processes of the pool; None: one per core.
         target: (metric, value), or None.
         stop_at_target: end the run when the target is reached.
@@ -223,7 +223,7 @@ class Runner:
         world.on_report = self._report
         status, error, stamp, devices = "failed", None, None, {}
         try:
-            self._open_record(self.header, is_resumed)
+            self._open_record({**self.header, "fast": "auto"}, is_resumed)
             state = None
             if frozen is not None:
                 tree, tensors = frozen

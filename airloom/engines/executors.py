@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -87,12 +88,18 @@ class Loop(Executor):
         return [run_job(job, self.network, self.task, self.seed, self.fast) for job in jobs]
 
 
-def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast = OFF) -> Result:
+@cache
+def own_rung() -> Fast:
+    """What this machine trains with where no run has chosen: on real machines each takes its own."""
+    return Fast("auto")
+
+
+def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast | None = None) -> Result:
     """Run one call's numerics; what it raises comes back in the result."""
     place = network.places[job.place]
     here = Here(
         name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed,
-        trainer=fast,
+        trainer=own_rung() if fast is None else fast,
     )  # fmt: skip
     try:
         with torch.no_grad():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
-from airloom.models.skeleton import Skeleton, idle
+from airloom.models.skeleton import HELD, Skeleton, idle
 from airloom.models.source import Source, floating_leaves, rank_pairs
 from airloom.models.submodel import RANK, Axis, Part, Selection, Submodel, covers, everything, meet
 
@@ -446,15 +446,16 @@ class ModelSpec:
     @contextmanager
     def skeleton(self, device: torch.device | str) -> Iterator[Skeleton]:
         """Lend a runnable copy of the module on a torch device; nested use gets another copy."""
-        pool = idle(self.form, str(device))
+        pool, held = idle(self.form, str(device)), HELD.get()
+        own = pool if held is None else held.setdefault((self.form, str(device)), [])
         try:
-            skeleton = pool.pop()
+            skeleton = own.pop() if own else pool.pop()
         except IndexError:
             skeleton = Skeleton(self, torch.device(device))
         try:
             yield skeleton
         finally:
-            pool.append(skeleton)
+            own.append(skeleton)
 
 
 def _agreeing(leaves: list[Leaf]) -> list[Leaf]:

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from airloom.models.batch import Batch
 from airloom.models.objective import Objective, total_loss
-from airloom.models.skeleton import Skeleton
+from airloom.models.skeleton import HELD, Skeleton
 
 _aten = torch.ops.aten
 _PLAIN: dict[Any, Callable[..., Any]] = {  # the same operations with less overhead per call
@@ -35,7 +35,7 @@ _PLAIN: dict[Any, Callable[..., Any]] = {  # the same operations with less overh
     _aten.sum.dim_IntList: torch.sum,
 }
 _SHAPE_ONLY = (_aten.ones_like.default, _aten.zeros_like.default, _aten.full_like.default)  # results that follow from shapes
-_BATCH_NORMS = (_aten.native_batch_norm.default, _aten.cudnn_batch_norm.default)  # they write running statistics, and do not say so
+BATCH_NORMS = (_aten.native_batch_norm.default, _aten.cudnn_batch_norm.default)  # they write running statistics, and do not say so
 _GRAM_PAYS = 15.0  # K^2 (I + O) below this times I O: the norm of a product costs less by its factors (ours, from matrix and memory speed)
 
 
@@ -69,7 +69,7 @@ class Op:
     @property
     def is_mutating(self) -> bool:
         """Whether it writes to an argument."""
-        return self.func._schema.is_mutable or self.func in _BATCH_NORMS
+        return self.func._schema.is_mutable or self.func in BATCH_NORMS
 
     @property
     def is_view(self) -> bool:
@@ -146,10 +146,12 @@ class Recorder(TorchDispatchMode):
 class Script:
     """A recorded step: operations in order, constants, and what comes out.
 
-    `inputs`: how many slots are inputs, from 0. `fresh`: slots that operations make. `gradients`: slot of each leaf's gradient, by name; None where
+    `once`: constants that one of the lifted tensors is copied into, once per training call. `inputs`: how many slots are inputs, from 0. `fresh`:
+    slots that operations make. `gradients`: slot of each leaf's gradient, by name; None where
     the loss does not depend on it.
     """
 
+    once: list[tuple[Tensor, int]]
     ops: list[Op]
     tensors: list[Tensor]
     inputs: int
@@ -174,15 +176,19 @@ def record(skeleton: Skeleton, batch: Batch, lifted: Sequence[Tensor], objective
     """
     inputs = [*batch_tensors(batch), *lifted]
     wanted = [skeleton.parameters[name] for name in leaves]
-    with torch.enable_grad(), Recorder(inputs) as recorder:
-        found = objective(skeleton.module(batch.x), batch)
-        loss = total_loss(found)
-        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-        parts = {} if isinstance(found, Tensor) else {name: recorder.slot(part) for name, part in found.items()}
-        made = {name: None if g is None else recorder.slot(g) for name, g in zip(leaves, gradients, strict=True)}
-        total = recorder.slot(loss)
+    held = HELD.set({})
+    try:
+        with torch.enable_grad(), Recorder(inputs) as recorder:
+            found = objective(skeleton.module(batch.x), batch)
+            loss = total_loss(found)
+            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+            parts = {} if isinstance(found, Tensor) else {name: recorder.slot(part) for name, part in found.items()}
+            made = {name: None if g is None else recorder.slot(g) for name, g in zip(leaves, gradients, strict=True)}
+            total = recorder.slot(loss)
+    finally:
+        HELD.reset(held)
     tensors = [t.detach() for t in recorder.tensors]
-    return _reduced(Script(recorder.ops, tensors, len(inputs), recorder.fresh, total, parts, made))
+    return _reduced(Script([], recorder.ops, tensors, len(inputs), recorder.fresh, total, parts, made), len(inputs) - len(lifted))
 
 
 def batch_tensors(batch: Batch) -> list[Tensor]:
@@ -191,10 +197,11 @@ def batch_tensors(batch: Batch) -> list[Tensor]:
     return [*x, batch.y, *(t for t in (batch.ids, batch.weight) if t is not None)]
 
 
-def _reduced(script: Script) -> Script:
-    """Drop what is constant, doubled or unused."""
+def _reduced(script: Script, first_lifted: int) -> Script:
+    """Drop what is constant, doubled or unused; copies of lifted tensors into constants (a teacher's values) leave the step."""
     tensors = script.tensors
     changed = {_memory(tensors[s]) for op in script.ops if op.is_mutating for s in op.inputs()}
+    writes = Counter(_memory(tensors[op.args[0]]) for op in script.ops if op.is_mutating and isinstance(op.args[0], Slot))
     live = set(range(script.inputs)) | script.fresh
     swap: dict[Slot, Slot] = {}
     source: dict[Slot, Op] = {}
@@ -213,6 +220,10 @@ def _reduced(script: Script) -> Script:
             if before is not None and before.func is _aten.t.default:
                 swap[op.out] = before.args[0]
                 continue
+        is_load = op.func is _aten.copy_.default and op.args[0] not in live and first_lifted <= op.args[1] < script.inputs
+        if is_load and writes[_memory(tensors[op.args[0]])] == 1:
+            script.once.append((tensors[op.args[0]], op.args[1] - first_lifted))
+            continue
         source |= dict.fromkeys(outs, op)
         kept.append(op)
     gradients = {name: None if s is None else swap.get(s, s) for name, s in script.gradients.items()}
@@ -222,7 +233,7 @@ def _reduced(script: Script) -> Script:
         if op.is_mutating or op.is_random or needed.intersection(op.outputs()):
             needed.update(op.inputs())
             ops.append(op)
-    return Script(ops[::-1], tensors, script.inputs, script.fresh, script.loss, script.parts, gradients)
+    return Script(script.once, ops[::-1], tensors, script.inputs, script.fresh, script.loss, script.parts, gradients)
 
 
 # ---- scripts as functions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _SKELETONS_KEPT = 64  # forms with idle skeletons
 _POOLS: OrderedDict[tuple[str, str], list[Skeleton]] = OrderedDict()
+# inside a recording: the copies that it used, which do not go back to the pool, since the script keeps their tensors
+HELD: ContextVar[dict[tuple[str, str], list[Skeleton]] | None] = ContextVar("held", default=None)
 
 
 def idle(form: str, device: str) -> list[Skeleton]:

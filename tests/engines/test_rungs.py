@@ -10,6 +10,7 @@ import pytest
 import airloom
 from airloom.errors import ScenarioError
 from airloom.methods.fedavg import FedAvg
+from airloom.models.fast import Fast
 from airloom.program.here import Here
 from airloom.records.record import load
 from airloom.runner import Options, Runner
@@ -24,13 +25,13 @@ def run(fast: str, executor: str = "loop", method: Any = None) -> Any:
 
 
 def test_loop_and_pool_agree_on_every_rung() -> None:
-    for fast in ("off", "replay"):
+    for fast in ("off", "replay", "kernel"):
         assert run(fast).summary["digest"] == run(fast, "pool").summary["digest"] == run(fast).summary["digest"]
 
 
 def test_header_names_the_rung_and_resume_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {"set": SMALL, "executor": "loop", "target": None, "checkpoint_every_s": 0.0}
-    for fast, name in (("auto", "replay"), ("off", "off")):
+    for fast, name in (("auto", Fast("auto").name), ("off", "off")):
         whole = airloom.run("fedavg", budget={"rounds": 4}, fast=fast, out=None, **given)
         out = tmp_path / fast
 
@@ -41,7 +42,7 @@ def test_header_names_the_rung_and_resume_keeps_it(tmp_path: Path, monkeypatch: 
         assert airloom.run("fedavg", budget={"rounds": 4}, fast=fast, out=out, progress=stop, **given).status == "interrupted"
         assert load(out).header["fast"] == name
         rungs: list[str] = []
-        monkeypatch.setattr("airloom.runner.Fast", lambda rung, made=airloom.models.fast.Fast, seen=rungs: seen.append(rung) or made(rung))
+        monkeypatch.setattr("airloom.runner.Fast", lambda rung, made=Fast, seen=rungs: seen.append(rung) or made(rung))
         assert airloom.resume(out).summary["digest"] == whole.summary["digest"]  # type: ignore[union-attr]
         monkeypatch.undo()
         assert rungs == [name]
@@ -64,5 +65,5 @@ def test_the_record_says_what_fell_back() -> None:
 
 
 def test_an_unknown_rung_is_bad_input() -> None:
-    with pytest.raises(ScenarioError, match=r"Options\.fast: got 'warp'; allowed are auto, off, replay"):
+    with pytest.raises(ScenarioError, match=r"Options\.fast: got 'warp'; allowed are auto, off, replay, compile, kernel"):
         Options(fast="warp")

@@ -10,18 +10,27 @@ import torch
 from torch import nn
 
 from airloom.errors import ScenarioError
-from airloom.models import zoo
+from airloom.models import dense, zoo
 from airloom.models.batch import Batch, Batches
+from airloom.models.dense import dense_chain
 from airloom.models.distill import KLTo
 from airloom.models.fast import Fast
 from airloom.models.lora import lora
 from airloom.models.module import ModelSpec, model
 from airloom.models.objective import CrossEntropy, NextToken
+from airloom.models.params import Params
 from airloom.models.submodel import layers, neurons, rows, width
 from airloom.models.train import SGD, AdamW, train
 
 S, B = 5, 8
-RUNGS = ["replay"]
+needs_kernel = pytest.mark.skipif(Fast("auto").name != "kernel", reason="this machine has no C compiler")
+RUNGS = ["replay", pytest.param("kernel", marks=needs_kernel), pytest.param("compile", marks=pytest.mark.slow)]  # each compilation takes seconds
+LOOP: dict[str, Any] = {}
+
+
+def on(rung: str) -> dict[str, Any]:
+    """The argument of `train` for a rung."""
+    return {"trainer": Fast(rung)}
 
 
 def data(features: tuple[int, ...], classes: int = 3, dtype: torch.dtype = torch.float32, seed: int = 0, **more: Any) -> Batches:
@@ -126,12 +135,20 @@ def test_a_script_serves_later_calls_with_other_values(rung: str) -> None:
     assert not fast.fallbacks
 
 
+def test_teachers_of_one_form_are_told_apart() -> None:
+    x = mlp(torch.float64).initial(0)
+    for factor in (0.5, 1.5):
+        objective = CrossEntropy() + KLTo(teacher=x * factor) + 0.5 * KLTo(teacher=x * -factor, temperature=2.0)
+        got, want = (train(x, data((20,), dtype=torch.float64), lr=0.1, objective=objective, **more)[0] for more in (on("replay"), LOOP))
+        torch.testing.assert_close(got.flat, want.flat, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("rung", RUNGS)
 def test_step_sizes_may_follow_a_schedule(rung: str) -> None:
     rates: list[Any] = [[0.5, 0.4, 0.3, 0.2, 0.1], lambda k: 0.5 / (k + 1)]
     for lr in rates:
         x = mlp(torch.float64).initial(0)
-        got, want = (train(x, data((20,), dtype=torch.float64), lr=lr, **more)[0] for more in ({"trainer": Fast(rung)}, {}))
+        got, want = (train(x, data((20,), dtype=torch.float64), lr=lr, **more)[0] for more in (on(rung), LOOP))
         torch.testing.assert_close(got.flat, want.flat, rtol=1e-12, atol=1e-12)
 
 
@@ -139,7 +156,7 @@ def test_step_sizes_may_follow_a_schedule(rung: str) -> None:
 def test_a_replayed_gradient_is_that_of_the_loop_bit_for_bit(name: str) -> None:
     x = mlp(dropout=0.4).initial(0)
     given = {k: f(x) if callable(f) and k == "prox" else f for k, f in OPTIONS[name].items()}
-    got, want = (train(x, data((20,)), lr=0.1, seed=5, **given, **more) for more in ({"trainer": Fast("replay")}, {}))
+    got, want = (train(x, data((20,)), lr=0.1, seed=5, **given, **more) for more in (on("replay"), LOOP))
     assert torch.equal(got[0].flat, want[0].flat) and got[1] == want[1]
 
 
@@ -162,11 +179,62 @@ def test_what_cannot_be_recorded_runs_as_the_loop_and_says_why(rung: str) -> Non
     closure = lambda out, batch: factor * nn.functional.cross_entropy(out, batch.y)  # noqa: E731
     for objective, reason in ((looks, "looks at a value"), (closure, "the objective holds a function")):
         fast = Fast(rung)
-        got, want = (train(x, data((20,)), lr=0.1, objective=objective, **more)[0] for more in ({"trainer": fast}, {}))
+        got, _ = train(x, data((20,)), lr=0.1, objective=objective, trainer=fast)
+        want, _ = train(x, data((20,)), lr=0.1, objective=objective)
         assert torch.equal(got.flat, want.flat)
         assert len(fast.fallbacks) == 1 and reason in next(iter(fast.fallbacks))
 
 
 def test_an_unknown_rung_is_refused() -> None:
-    with pytest.raises(ScenarioError, match=r"fast='warp': allowed are auto, off, replay"):
+    with pytest.raises(ScenarioError, match=r"fast='warp': allowed are auto, off, replay, compile, kernel"):
         Fast("warp")
+
+
+@needs_kernel
+@pytest.mark.parametrize("batch", [1, 7, 16, 40])
+def test_the_kernel_agrees_with_float64(batch: int) -> None:
+    """Odd widths, batches below, at and above the lanes; every option that it takes."""
+    g = torch.Generator().manual_seed(batch)
+    x_SBI, y_SB = torch.randn(4, batch, 45, generator=g), torch.randint(0, 7, (4, batch), generator=g)
+    for hidden in ((), (35,), (70, 19)):
+        small, large = (zoo.mlp(inputs=45, hidden=hidden, classes=7, dtype=dtype) for dtype in (torch.float32, torch.float64))
+        x = small.initial(0)
+        exact = Params(large, x.flat.double())
+        options: dict[str, Any] = {"lr": [0.4, 0.3, 0.2, 0.1], "optimizer": SGD(weight_decay=0.1)}
+        got, log = train(x, Batches(x_SBI, y_SB), shift=x * 0.1, prox=(0.3, x * 0.5), **options, **on("kernel"))
+        want, said = train(exact, Batches(x_SBI.double(), y_SB), shift=exact * 0.1, prox=(0.3, exact * 0.5), **options)
+        assert float((got.flat - want.flat).abs().max()) < 1e-6 * float((want.flat - exact.flat).abs().max()) + 1e-7
+        assert log.loss == pytest.approx(said.loss, rel=1e-6) and log.grad_square == pytest.approx(said.grad_square, rel=1e-5)
+
+
+@needs_kernel
+def test_the_kernel_takes_chains_and_leaves_all_else() -> None:
+    def taken(spec: ModelSpec, objective: Any = CrossEntropy()) -> bool:
+        with spec.skeleton("cpu") as skeleton:
+            return dense_chain(skeleton, objective) is not None
+
+    assert taken(mlp()) and taken(zoo.softmax_regression(inputs=4, classes=2)) and taken(mlp().slice(width(0.5)))
+    assert not taken(mlp(), CrossEntropy(smoothing=0.1)) and not taken(mlp(torch.float64)) and not taken(mlp(dropout=0.5))
+    other = [lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), lambda: nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))]
+    other += [lambda: nn.Sequential(nn.Linear(4, 2, bias=False)), lambda: nn.Sequential(nn.Linear(4, 2), nn.ReLU()), lambda: nn.Linear(4, 2)]
+    assert not any(taken(model(build)) for build in other)
+
+
+@needs_kernel
+def test_a_label_that_is_no_class_is_the_error_of_the_loop() -> None:
+    batches = data((20,), classes=3)
+    batches.y[2, 4] = 3
+    with pytest.raises(IndexError, match="out of bounds"):
+        train(mlp().initial(0), batches, lr=0.1, **on("kernel"))
+
+
+@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "there is no C compiler"), ("false", "it could not be built")])
+def test_without_a_compiler_auto_replays_and_the_kernel_is_refused(compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", compiler)
+    dense._found.cache_clear()
+    try:
+        assert Fast("auto").name == "replay"
+        with pytest.raises(ScenarioError, match=f"this machine has no kernel: {reason}"):
+            Fast("kernel")
+    finally:
+        dense._found.cache_clear()
