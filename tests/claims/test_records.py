@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims import mtgc, sequential_fl
+from benchmarks.claims import ics, mtgc, sequential_fl, whale_fl
 from benchmarks.claims.harness import RECORDS, load
 
-CLAIMS: dict[str, Any] = {"mtgc": mtgc, "sequential_fl": sequential_fl}
+CLAIMS: dict[str, Any] = {"ics": ics, "mtgc": mtgc, "sequential_fl": sequential_fl, "whale_fl": whale_fl}
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 
 
