@@ -191,6 +191,11 @@ class Here:
         self._note(("name", None))
         return self._task.resident(self._name)
 
+    @property
+    def objective(self) -> Any:
+        """The task's objective, for methods that add a term to it."""
+        return self._task.objective
+
     def _own(self) -> DeviceData:
         if self._data is None:
             self._data = self._task.data(self._name, self._start_s)

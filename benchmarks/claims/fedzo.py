@@ -2,7 +2,7 @@
 
     python -m benchmarks.claims.fedzo
 
-Digits, softmax regression (650 values), 50 clients of one radio cell, Dirichlet(0.5), 10 directions per estimate. With it, a black-box attack: one
+Digits, softmax regression (650 values), 50 clients of one radio cell, Dirichlet(0.5), 5 directions per estimate. With it, a black-box attack: one
 perturbation of 64 values for all images of a class, learned by the clients from losses of a trained classifier alone.
 """
 
@@ -28,7 +28,7 @@ from airloom.tasks import TaskSettings, make_task
 from benchmarks.claims.harness import RECORDS, Outcome, Plan, Side, keep, play, table
 
 CLIENTS, ALPHA, MINIMUM, HERTZ, BPS_PER_HZ, LATENCY_S = 50, 0.5, 5, 1e6, 2.0, 0.01
-ZO: dict[str, Any] = {"batch_size": 10, "directions": 10}
+ZO: dict[str, Any] = {"batch_size": 10, "directions": 5}
 SIDES = (
     Side(label="fedavg, H = 5", method=FedAvg, fields={"local_steps": 5, "batch_size": 10, "fraction": 0.2, "weights": "equal"}),
     Side(label="zo_sgd", method=ZOSGD, fields=ZO),
@@ -39,7 +39,7 @@ SIDES = (
         for db in (inf, 0.0, -10.0)
     ],
 )
-FULL = Plan(cases={"digits": 20}, last=3, target=0.75, lrs=(0.1, 0.3, 1.0), seeds=(0, 1, 2), tuning_seeds=(100,))
+FULL = Plan(cases={"digits": 20}, last=3, target=0.7, lrs=(0.1, 0.3), seeds=(0, 1, 2), tuning_seeds=(100,))
 SMALL = Plan(cases={"digits": 6}, last=1, target=0.5, lrs=(0.1,), seeds=(0,), tuning_seeds=())
 ABOUT = {
     "data": "digits", "model": "softmax regression", "clients": CLIENTS, "alpha": ALPHA, "minimum": MINIMUM, "device": "xavier", "cell_hz": HERTZ,
@@ -77,7 +77,7 @@ def run(plan: Plan = FULL, folder: Path | None = None) -> Outcome:
 def show(outcome: Outcome) -> str:
     """The table of the page."""
     columns = [
-        ("accuracy", "accuracy", ".3f"), ("rounds_to_target", "rounds to 0.75", ".1f"), ("seconds_to_target", "seconds to 0.75", ".0f"),
+        ("accuracy", "accuracy", ".3f"), ("rounds_to_target", "rounds to 0.7", ".1f"), ("seconds_to_target", "seconds to 0.7", ".0f"),
         ("bytes_up", "bytes up", ".3g"),
     ]  # fmt: skip
     return table(outcome, columns)

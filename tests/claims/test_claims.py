@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.claims import ics, mtgc, sequential_fl, whale_fl
+from benchmarks.claims import fedzo, ics, mtgc, sequential_fl, whale_fl
 from benchmarks.claims.harness import RECORDS, Outcome
 
 
@@ -75,3 +75,24 @@ def test_whale_fl() -> None:
     assert set(outcome.each("busy", "whale_fl", "rate_first")) == {1 / 16}
     assert outcome.mean("busy", "whale_fl", "rate_most") > 0.5
     assert outcome.mean("busy", "whale_fl", "round_s") < outcome.mean("busy", "full", "round_s")
+
+
+@pytest.mark.slow
+def test_small_fedzo_gains_by_local_steps_and_participants_and_loses_by_noise() -> None:
+    outcome = fedzo.run(fedzo.SMALL)
+    accuracy = {side.label: outcome.mean("digits", side.label, "accuracy") for side in fedzo.SIDES}
+    assert accuracy["H = 20"] > accuracy["H = 5"] + 0.1 > accuracy["H = 1"] + 0.1
+    assert accuracy["H = 5, share 0.4"] > accuracy["H = 5, share 0.1"]
+    assert accuracy["H = 5, share 0.4, air inf dB"] > accuracy["H = 5, share 0.4, air -10 dB"]
+
+
+@pytest.mark.claims
+def test_fedzo() -> None:
+    outcome = fedzo.run(folder=RECORDS)
+    accuracy = {side.label: outcome.mean("digits", side.label, "accuracy") for side in fedzo.SIDES}
+    most = fedzo.FULL.cases["digits"] + 1  # a run that does not reach the target counts one round more than it has, which is a lower bound
+    rounds = {h: fmean(most if r is None else r for r in outcome.each("digits", f"H = {h}", "rounds_to_target")) for h in (1, 20)}
+    assert rounds[1] >= 3 * rounds[20]
+    assert accuracy["H = 5, share 0.4"] > accuracy["H = 5"] > accuracy["H = 5, share 0.1"]
+    noise = [accuracy[f"H = 5, share 0.4, air {db} dB"] for db in ("inf", "0", "-10")]
+    assert noise == sorted(noise, reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims import ics, mtgc, sequential_fl, whale_fl
 from benchmarks.claims.harness import RECORDS, load
 
-CLAIMS: dict[str, Any] = {"ics": ics, "mtgc": mtgc, "sequential_fl": sequential_fl, "whale_fl": whale_fl}
+CLAIMS: dict[str, Any] = {
+    path.stem: importlib.import_module(f"benchmarks.claims.{path.stem}")
+    for path in sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "claims").glob("[a-z]*.py"))
+    if path.stem != "harness"
+}
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 
 
