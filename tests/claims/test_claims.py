@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.claims import mtgc, sequential_fl
+from benchmarks.claims import ada_lora_is, fslora, mtgc, sequential_fl
 from benchmarks.claims.harness import RECORDS, Outcome
 
 
@@ -50,3 +50,22 @@ def test_sequential_fl() -> None:
     outcome = sequential_fl.run(folder=RECORDS)
     assert sequential_fl.gap(outcome, "C = 1") >= 0.04
     assert sequential_fl.gap(outcome, "C = 1") > sequential_fl.gap(outcome, "C = 10")
+
+
+@pytest.mark.claims
+def test_fslora() -> None:
+    outcome = fslora.run(folder=RECORDS)
+    mean = {side.label: outcome.mean(fslora.CASE, side.label, "accuracy") for side in fslora.SIDES}
+    sent = {side.label: outcome.mean(fslora.CASE, side.label, "bytes_up") for side in fslora.SIDES}
+    assert mean["fslora"] > max(mean["hetlora, equal"], mean["hetlora, norm"])
+    assert sent["fslora"] == pytest.approx(sent["hetlora, equal"], rel=0.02)
+
+
+@pytest.mark.claims
+def test_ada_lora_is() -> None:
+    outcome = ada_lora_is.run(folder=RECORDS)
+    seconds = {side.label: outcome.mean(ada_lora_is.CASE, side.label, "seconds") for side in ada_lora_is.SIDES}
+    accuracy = {side.label: outcome.mean(ada_lora_is.CASE, side.label, "accuracy") for side in ada_lora_is.SIDES}
+    # the same number of rounds: choosing both has the shortest ones, choosing probabilities shorter ones than choosing nothing
+    assert seconds["ada_lora_is"] < seconds["q only"] < seconds["uniform"]
+    assert accuracy["ada_lora_is"] > max(accuracy["k only"], accuracy["uniform"])

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims import mtgc, sequential_fl
+from benchmarks.claims import ada_lora_is, fslora, mtgc, sequential_fl
 from benchmarks.claims.harness import RECORDS, load
 
-CLAIMS: dict[str, Any] = {"mtgc": mtgc, "sequential_fl": sequential_fl}
+CLAIMS: dict[str, Any] = {"ada_lora_is": ada_lora_is, "fslora": fslora, "mtgc": mtgc, "sequential_fl": sequential_fl}
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 
 
