@@ -17,6 +17,15 @@ import typer
 from typer.core import TyperGroup
 
 from airloom import __version__
+from airloom.commands import look
+from airloom.commands.data import data
+from airloom.commands.terminal import AsJson, Folder
+from airloom.commands.terminal import answer as _answer
+from airloom.commands.terminal import console as _console
+from airloom.commands.terminal import escape as _escape
+from airloom.commands.terminal import out as _out
+from airloom.commands.terminal import say as _say
+from airloom.commands.terminal import tables as _tables
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed, ScenarioError
 
 if TYPE_CHECKING:
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _LINE_S = 10.0  # seconds between two lines about a run's progress, where there is no terminal
-_WIDTH = 120  # of tables that go into a file
 
 
 class _Group(TyperGroup):
@@ -59,7 +67,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Which method reaches my target first on my fleet, and what does it cost?",
 )
-data = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where they lie.")
 app.add_typer(data, name="data")
 
 
@@ -118,9 +125,30 @@ OneMethod = Annotated[
 ScenarioText = Annotated[
     str, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="Name, file.py[:function] or file.json", autocompletion=_complete("scenarios"))
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated")]
+Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or on real machines: ray, flower")]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster to join; one is started here if not given", show_default=False)
+]
+Superlink = Annotated[
+    str | None,
+    typer.Option("--superlink", metavar="HOST:PORT", help="For engine flower; that of airloom up if not given", show_default=False),
+]
+DeploymentFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--deployment", metavar="DIR", help="Folder with a deployment's keys; $AIRLOOM_DEPLOYMENT or the user's if not given", show_default=False
+    ),
+]
+AllowedFiles = Annotated[
+    list[str], typer.Option("--allow", metavar="FILE", help="Your own methods and scenarios that nodes may use", show_default=False)
+]
+NodeName = Annotated[str, typer.Argument(metavar="NAME", help="Of the node", show_default=False)]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
+Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop) or replay")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
+Spread = Annotated[
+    str | None, typer.Option("--workers", metavar="N|ray", help="Processes, one per core if not given; ray: over a Ray cluster", show_default=False)
+]
 SetFields = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Of the method; or scenario.field=value, task.field=value", show_default=False)
 ]
@@ -141,11 +169,12 @@ Budget = Annotated[
 EvalEvery = Annotated[int, typer.Option("--eval-every", min=1, metavar="N", help="Rounds between evaluations")]
 CheckpointEvery = Annotated[float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Least wall seconds between checkpoints")]
 LogPayloads = Annotated[bool, typer.Option("--log-payloads", help="Write a line per message that crossed a link")]
+TimelineRounds = Annotated[
+    int, typer.Option("--timeline", min=0, metavar="N", help="First rounds whose calls and messages are recorded for trace, explain and report")
+]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder of the record; a fresh one below runs/ if not given", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or of a comparison", show_default=False)]
 
 
 @app.callback()
@@ -163,7 +192,9 @@ def run(
     scenario: ScenarioText = "phones",
     seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
+    fast: Rung = "auto",
     workers: Workers = None,
     fields: SetFields = [],  # noqa: B006  (typer reads it only)
     target: TargetText = None,
@@ -172,6 +203,9 @@ def run(
     eval_every: EvalEvery = 1,
     checkpoint_every: CheckpointEvery = 30.0,
     log_payloads: LogPayloads = False,
+    timeline: TimelineRounds = 10,
+    superlink: Superlink = None,
+    deployment: DeploymentFolder = None,
     out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -181,13 +215,17 @@ def run(
 
     options = Options(
         executor=executor,
+        fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
         budget=_budget(budget),
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
+        timeline=timeline,
+        address=address or superlink,
     )
+    _use_deployment(deployment)
     job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
     assert folder is not None
     with _progress() as tell:
@@ -210,8 +248,10 @@ def compare(
         int, typer.Option("--tune", min=0, metavar="N", help="Trials per method before the runs, on another world and validation data")
     ] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
-    workers: Workers = None,
+    fast: Rung = "auto",
+    workers: Spread = None,
     fields: SetFields = [],  # noqa: B006
     target: TargetText = None,
     stop_at_target: StopAtTarget = False,
@@ -219,6 +259,7 @@ def compare(
     eval_every: EvalEvery = 1,
     checkpoint_every: CheckpointEvery = 30.0,
     log_payloads: LogPayloads = False,
+    timeline: TimelineRounds = 10,
     out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -228,21 +269,25 @@ def compare(
 
     options = Options(
         executor=executor,
+        fast=fast,
         stop_at_target=stop_at_target,
         budget=_budget(budget),
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
+        timeline=timeline,
+        address=address,
     )
     request = api.request_of(methods, scenario, seeds, seed, tune, _fields(fields), _target(target), engine, options)
     with _progress(len(request.seeds)) as tell:
-        done = api.start(request, workers=workers, out="auto" if out is None else out, progress=tell)
+        done = api.start(request, workers=_workers(workers), out="auto" if out is None else out, progress=tell)
     _say_compared(ctx, done)
 
 
 @app.command()
-def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json: AsJson = False) -> None:
+def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, deployment: DeploymentFolder = None, as_json: AsJson = False) -> None:
     """Go on with a run or a comparison that was interrupted."""
+    _use_deployment(deployment)
     from airloom import api
     from airloom.jobs import Event, Job
 
@@ -251,7 +296,7 @@ def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json:
         try:
             job: list[Job] = []
             done = api.go_on(
-                folder, workers=workers, begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
+                folder, workers=_workers(workers), begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
             )
         except AirloomError as error:
             if isinstance(error, RunFailed | DoesNotFit | DeviceLost):
@@ -275,6 +320,148 @@ def show(ctx: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
         _answer(ctx, api.summary_of(found))
     else:
         _show_record(found)
+
+
+@app.command()
+def up(
+    ctx: typer.Context,
+    nodes: Annotated[int, typer.Option("--nodes", min=0, help="Nodes on this machine")] = 3,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypted, with own certificates and node keys; always so")] = True,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for other machines too")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one")] = 0,
+    names: Annotated[
+        list[str], typer.Option("--name", metavar="HOST", help="By which other machines reach this one, for the certificate", show_default=False)
+    ] = [],  # noqa: B006
+    allow: AllowedFiles = [],  # noqa: B006
+    deployment: DeploymentFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring up a deployment for engine flower: a SuperLink and nodes, with certificates and keys of their own."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    began_s = time.monotonic()
+    address = here.up(folder, nodes=nodes, host=host, port=port, names=names, allow=allow)
+    took_s = time.monotonic() - began_s
+    if as_json:
+        _answer(ctx, {"address": address, "deployment": str(folder), "nodes": nodes, "seconds": took_s})
+        return
+    _out(f"up after {took_s:.1f} s: SuperLink at {address}, {nodes} nodes; keys and logs in {_escape(str(folder))}")
+    _out(_escape(f"run:   airloom run fedavg --engine flower --superlink {address}\nstop:  airloom down\n\n{here.how_to(folder, address)}"))
+
+
+@app.command()
+def down(
+    ctx: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep keys, logs and what clients keep; else all of it is deleted")] = False,
+    deployment: DeploymentFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the deployment of this machine and delete its folder."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    stopped = here.down(folder, keep=keep)
+    if as_json:
+        _answer(ctx, {"stopped": stopped, "deleted": not keep})
+        return
+    _out(f"stopped {', '.join(stopped) or 'nothing'}; {'kept' if keep else 'deleted'} {_escape(str(folder))}")
+
+
+@app.command()
+def key(name: NodeName, folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="For NAME.key and NAME.pub")] = Path("node")) -> None:
+    """Make the key pair of a node; the private key stays on this machine."""
+    from airloom import deployment as here
+
+    private, public = here.make_node_key(folder, name)
+    _out(_escape(f"made {private} (keep it here) and {public} (for airloom admit {name} {public.name}, on the server)"))
+
+
+@app.command()
+def admit(
+    name: NodeName,
+    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="Its public key", show_default=False)],
+    deployment: DeploymentFolder = None,
+) -> None:
+    """Let the node with this public key take part in the deployment of this machine."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    here.admit(folder, name, public_key)
+    _out(_escape(f"node '{name}' may take part; it needs {folder / 'ca.pem'} and {folder / 'server.pub'}"))
+
+
+@app.command()
+def node(
+    name: NodeName,
+    superlink: Annotated[str, typer.Option("--superlink", metavar="HOST:PORT", show_default=False)],
+    ca: Annotated[Path, typer.Option("--ca", metavar="FILE", help="The deployment's ca.pem")] = Path("ca.pem"),
+    server: Annotated[Path, typer.Option("--server", metavar="FILE", help="The deployment's server.pub")] = Path("server.pub"),
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="This node's private key; node/NAME.key if not given")] = None,
+    states: Annotated[
+        Path | None, typer.Option("--states", metavar="DIR", help="For what clients keep; without one they forget when this process ends")
+    ] = None,
+    allow: AllowedFiles = [],  # noqa: B006
+) -> None:
+    """Be a node of a deployment until Ctrl-C: run the clients that live here."""
+    from airloom import deployment as here
+    from airloom import jobs
+
+    here.serve_node(
+        name, superlink=superlink, ca=ca, server=server, key=key or Path("node") / f"{name}.key", states=states,
+        open_job=jobs.opener(allow),
+        say=lambda line: _say(_escape(f"node '{name}': {line}")),
+    )  # fmt: skip
+
+
+@app.command()
+def calibrate(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run on real machines", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Scenario file to write")] = Path("fleet.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Turn a measured run into a scenario that the simulator can run."""
+    from airloom import api
+    from airloom.records.table import human
+
+    found = api.calibrate(folder, out)
+    if as_json:
+        _answer(ctx, {**found, "out": str(out)})
+        return
+    for name, device in found["measured"]["devices"].items():
+        low, middle, high = (value / 1e9 for value in device["spread_flops_per_s"])
+        _out(_escape(f"{name:14} {middle:.3g} GFLOP/s ({low:.3g} to {high:.3g}), {device['calls']} calls"))
+    for link in found["measured"]["links"]:
+        low, _, high = (value / 1e6 for value in link["spread_bps"])
+        what = f"{link['rate_bps'] / 1e6:.3g} Mbit/s ({low:.3g} to {high:.3g}), {human('seconds', link['latency_s'])}"
+        _out(_escape(f"{link['source']} -> {link['target']}: {what}, {link['messages'] or 'no'} messages"))
+    _say(_escape(f"scenario in {out}; next: airloom predict METHOD --scenario {out}"))
+
+
+@app.command()
+def predict(
+    ctx: typer.Context,
+    method: OneMethod,
+    scenario: ScenarioText = "phones",
+    seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
+    fields: SetFields = [],  # noqa: B006
+    target: Annotated[str | None, typer.Option("--target", metavar="METRIC=VALUE", help="Look as far as this", show_default=False)] = None,
+    budget: Budget = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take: seconds, bytes and joules, before anything is run."""
+    from airloom import api
+    from airloom.records.table import human
+
+    goal = None if target is None else _target(target)
+    told = api.predict(method, scenario=scenario, seed=seed, set=_fields(fields), target=goal, budget=_budget(budget))
+    if as_json:
+        _answer(ctx, told)
+        return
+    _out(_run_line(told))
+    if told["seconds_per_round"] is not None:
+        _out(_escape(f"per round: {human('seconds', told['seconds_per_round'])} (median of {len(told['seconds_by_round'])})"))
 
 
 @app.command()
@@ -330,39 +517,6 @@ def scenarios(ctx: typer.Context, as_json: AsJson = False) -> None:
             _out(f"    [dim]{prefix}.[/] {_escape(shown) or 'no fields'}")
 
 
-@data.command("list")
-def list_data(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the data sets, whether they are there, and where they are looked for."""
-    from airloom.doctor import missing
-    from airloom.tasks import datasets
-
-    folder = os.environ.get("AIRLOOM_DATA")
-    rows = [{"name": name, "found": not missing(name), "files": list(datasets.files(name))} for name in datasets.names()]
-    if as_json:
-        _answer(ctx, {"data": rows, "folder": folder})
-        return
-    for row in rows:
-        state = "[green]there[/]" if row["found"] else "[yellow]missing[/]"
-        _out(f"{row['name']:16} {state}  [dim]{_escape(', '.join(row['files']) or 'built in')}[/]")
-    _out(_escape(f"looked in {folder}" if folder else "AIRLOOM_DATA is not set: put the files into a folder and set AIRLOOM_DATA to it"))
-
-
-@data.command("where")
-def where_data(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)], as_json: AsJson = False) -> None:
-    """Print where the files of a data set lie."""
-    from airloom.doctor import missing, places
-
-    found = places(name)
-    if missing(name):
-        folder = os.environ.get("AIRLOOM_DATA")
-        where = f"not in {folder} (AIRLOOM_DATA)" if folder else "AIRLOOM_DATA is not set"
-        raise ScenarioError(f"data '{name}': {', '.join(missing(name))} is not there; {where}; put it into a folder and set AIRLOOM_DATA to that")
-    if as_json:
-        _answer(ctx, {"name": name, "files": {file: str(path) for file, path in found.items()}})
-    else:
-        print("\n".join(str(path) for path in found.values()) or f"{name} is built in")
-
-
 @app.command()
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Check this machine: what is there, what is missing, and what to do about it."""
@@ -379,6 +533,10 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
         _answer(ctx, {"checks": rows})
     if not all(check.is_good or not check.is_needed for check in found):
         raise typer.Exit(FAILED)
+
+
+for command in look.COMMANDS:
+    app.command()(command)
 
 
 # --- reading options ------------------------------------------------------------------------------------------------------------------
@@ -402,6 +560,15 @@ def _fields(texts: list[str]) -> dict[str, str]:
     return dict(map(pair, texts))
 
 
+def _workers(text: str | None) -> Any:
+    """An integer, "ray" or None."""
+    if text is None or text == "ray":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise ScenarioError(f"--workers {text!r}: allowed are integers >= 1 and ray")
+    return int(text)
+
+
 def _target(text: str | None) -> Any:
     if text is None or text == "none":
         return "scenario" if text is None else None
@@ -415,41 +582,6 @@ def _budget(texts: list[str]) -> dict[str, float] | None:
 # --- what is said ---------------------------------------------------------------------------------------------------------------------
 
 
-def _console(*, is_error: bool = True) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=is_error, highlight=False, soft_wrap=True)
-
-
-def _tables() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_WIDTH)
-
-
-def _say(markup: str) -> None:
-    """One line on standard error."""
-    _console().print(markup)
-
-
-def _out(markup: str) -> None:
-    """One line on standard output."""
-    _console(is_error=False).print(markup)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _answer(ctx: typer.Context, answer: Mapping[str, Any]) -> None:
-    """The one object on standard output."""
-    ctx.obj["has_answered"] = True
-    print(json.dumps(_finite(answer), allow_nan=False))
-
-
 def _answer_with_record(ctx: typer.Context, folder: Path) -> None:
     """Answer for a run that failed, if it left a record."""
     from airloom import api
@@ -457,15 +589,6 @@ def _answer_with_record(ctx: typer.Context, folder: Path) -> None:
 
     if ctx.obj["json"] and (folder / FILE).is_file():
         _answer(ctx, api.summary_of(load(folder)))
-
-
-def _finite(value: Any) -> Any:
-    """Return the value without the numbers that JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _say_run(ctx: typer.Context, done: Run) -> None:
@@ -544,7 +667,7 @@ def _show_record(record: Record) -> None:
         "points": f"{len(record.points)}, with {', '.join(record.metrics)}",
         "backhaul, peer": " and ".join(human("bytes", summary.get(cost)) for cost in ("bytes_backhaul", "bytes_peer")),
         "idle, servers": " and ".join(human("joules", summary.get(cost)) for cost in ("joules_idle", "joules_server")),
-        "executor": f"{header.get('engine')}, {header.get('executor')}, clock {header.get('clock')}",
+        "executor": f"{header.get('engine')}, {header.get('executor')}, steps {header.get('fast')}, clock {header.get('clock')}",
         "versions": _listed(header.get("versions", {})),
         "code": f"{code['revision'][:12]}{' with changes' if code['dirty'] else ''}" if code.get("revision") else None,
         "digest": summary.get("digest"),
@@ -659,6 +782,12 @@ def _at(event: Event) -> str:
     metric = job.options.target[0] if job.options.target else next((name for name in ("accuracy", "loss") if name in point), None)
     shown = f", {metric} {metric_text(metric, point[metric])}" if metric is not None and metric in point else ""
     return f"round {point['round']}, {human('seconds', point['seconds'])}{shown}"
+
+
+def _use_deployment(folder: Path | None) -> None:
+    """Let engine flower find its keys."""
+    if folder is not None:
+        os.environ["AIRLOOM_DEPLOYMENT"] = str(folder.absolute())
 
 
 def _share(point: Mapping[str, Any], budget: Mapping[str, float]) -> float:

@@ -24,10 +24,12 @@ ROOMS = (
     "records",
     "runner",
     "resolve",
+    "deployment",
     "jobs",
     "tune",
     "api",
     "doctor",
+    "commands",
     "cli",
 )
 FREE = ("airloom.errors", "airloom.clock.rng")  # all rooms may import these

@@ -87,7 +87,7 @@ class Played:
 
 def play(
     network: Network, text: Callable[[SimNode], Any], *, seed: int = 0, task: Task | None = None, executor: Executor | None = None,
-    log: Callable[..., None] | None = None,
+    log: Callable[..., None] | None = None, span: Callable[..., None] | None = None,
 ) -> Played:  # fmt: skip
     """Run `text(node)` as the root program and return what it returns; what it raises is raised."""
     task = task or task_for(network)
@@ -96,7 +96,7 @@ def play(
     def report(node: SimNode, model: Any, personal: Any, metrics: dict[str, Any]) -> None:
         reports.append({**node.sim.stamp(), **metrics})
 
-    sim = Simulation(network, task, seed, executor or Loop(network, task, seed), report, log)
+    sim = Simulation(network, task, seed, executor or Loop(network, task, seed), report, log, span)
     over: list[tuple[Any, BaseException | None]] = []
     root = network.root
     program = sim.kernel.spawn("text", root, None, lambda: text(node), lambda _p, value, error: over.append((value, error)))

@@ -1,6 +1,6 @@
-"""The event kernel: one clock, a heap of events, and programs that read like straight-line text.
+"""The event kernel: one clock, an agenda of events, and programs that read like straight-line text.
 
-Every event is `(time_s, number, handler, subject)`: the handler is a bound method, the subject plain data, so that the heap can be written
+Every event is `(time_s, number, handler, subject)`: the handler is a bound method, the subject plain data, so that the agenda can be written
 to a checkpoint by name. Programs are greenlets; they run only while no event of the same instant is being handled.
 
 An *instant* is everything that happens at one time: events first, then woken programs, then the endings (`end_of_instant` callbacks) that
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
+
+from airloom.clock.agenda import Agenda
 
 Handler = Callable[[Any], None]
 
@@ -37,7 +38,7 @@ class Program:
 
 
 class Kernel:
-    """A clock with a heap of events and a queue of programs that may go on.
+    """A clock with an agenda of events and a queue of programs that may go on.
 
     Arguments:
         start_s: time at which the clock stands, in seconds.
@@ -49,24 +50,25 @@ class Kernel:
     (['a', 'b'], 2.0)
     """
 
-    __slots__ = ("background", "endings", "heap", "hub", "is_awaiting_change", "now", "number", "programs", "ready", "running")
+    __slots__ = ("agenda", "background", "endings", "hub", "is_awaiting_change", "is_unsettled", "now", "number", "programs", "ready", "running")
 
     def __init__(self, start_s: float = 0.0) -> None:
         self.now = start_s
-        self.heap: list[tuple[float, int, Handler, Any]] = []
+        self.agenda = Agenda()
         self.number = 0
-        self.background = 0  # events of the heap that alone keep no program alive (churn)
+        self.background = 0  # events of the agenda that alone keep no program alive (churn)
         self.is_awaiting_change = False  # a program waits for one of those
         self.ready: deque[tuple[Program, Any]] = deque()
         self.programs: dict[int, Program] = {}
         self.endings: list[Callable[[], bool]] = []
+        self.is_unsettled = False  # an ending has something to do; whoever gives it something sets this
         self.hub: greenlet = getcurrent()
         self.running: Program | None = None
 
     def at(self, time_s: float, handler: Handler, subject: Any) -> None:
         """Call `handler(subject)` at `time_s` (seconds); events of one time run in the order in which they were asked for."""
         self.number += 1
-        heappush(self.heap, (time_s, self.number, handler, subject))
+        self.agenda.push((time_s, self.number, handler, subject))
 
     def later(self, time_s: float, handler: Handler, subject: Any) -> None:
         """As `at`, for an event that may come but that nobody waits for (a change of the network)."""
@@ -137,7 +139,8 @@ class Kernel:
 
         A run may stop between two programs of an instant (when `until` holds); calling `run` again goes on exactly there.
         """
-        heap, ready = self.heap, self.ready
+        ready, agenda = self.ready, self.agenda
+        pop = agenda.pop
         self.hub = getcurrent()
         for program in self.programs.values():
             if program.greenlet is not None:
@@ -153,12 +156,15 @@ class Kernel:
                 self.running = None
                 if until is not None and until():
                     return
-            if heap and heap[0][0] <= self.now:
-                _, _, handler, subject = heappop(heap)
-                handler(subject)
+            event = pop(self.now)
+            if event is not None:
+                event[2](event[3])
                 continue
-            if any([ending() for ending in self.endings]):  # a list: each ending gets its turn
-                continue
-            if not heap or (self.background >= len(heap) and not self.is_awaiting_change):
+            if self.is_unsettled:
+                self.is_unsettled = False
+                if any([ending() for ending in self.endings]):  # a list: each ending gets its turn
+                    continue
+            next_s = agenda.next_s()
+            if next_s is None or (self.background >= len(agenda) and not self.is_awaiting_change):
                 return
-            self.now = heap[0][0]
+            self.now = next_s

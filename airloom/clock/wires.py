@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from heapq import heappush
 from typing import Any
 
 import numpy as np
@@ -39,12 +38,13 @@ class Lane:
 class Wire:
     """A link at run time: its lane, its medium, the bytes it has carried, and what relays hold of this round."""
 
-    __slots__ = ("bytes", "direction", "has_radio", "lane", "latency_s", "link", "rate_bps", "sent", "source", "target")
+    __slots__ = ("bytes", "direction", "flow", "has_radio", "lane", "latency_s", "link", "rate_bps", "sent", "source", "target")
 
     def __init__(self, link: Link, lane: Lane, source: Endpoint, target: Endpoint) -> None:
         self.direction = link.direction
         self.latency_s = link.latency_s
         self.rate_bps = link.rate_bps if not link.resources else None  # of a link of its own
+        self.flow = SharedFlow if link.resources or link.cell is not None else Flow
         self.has_radio = link.direction != "backhaul" and (source.device.radio is not None or target.device.radio is not None)
         self.link = link
         self.lane = lane
@@ -57,13 +57,14 @@ class Wire:
 class Endpoint:
     """What wires need to know of a place."""
 
-    __slots__ = ("device", "meter", "name", "radio_lane", "transfers")
+    __slots__ = ("device", "meter", "name", "radio_lane", "routes", "transfers")
 
     def __init__(self, name: str, device: Device, meter: SiteMeter) -> None:
         self.name = name
         self.device = device
         self.meter = meter
         self.radio_lane: Lane | None = Lane() if device.duplex == "half" else None
+        self.routes: dict[str, tuple[Wire, ...]] = {}  # by target
         self.transfers: dict[Transfer, None] = {}  # those that touch this place; kept only in networks where places can leave
 
 
@@ -89,42 +90,38 @@ class Transfer:
 
 
 class Flow:
-    """One message on one wire. `is_copy`: it carries objects that others rely on, so it goes on when only a later place of its route leaves."""
+    """One message on one wire. `is_copy`: it carries objects that others rely on, so it goes on when only a later place of its route leaves.
 
-    __slots__ = (
-        "air_s",
-        "air_share",
-        "bits",
-        "end_s",
-        "group",
-        "is_copy",
-        "is_dead",
-        "mark",
-        "medium",
-        "number",
-        "rate_bps",
-        "resources",
-        "start_s",
-        "transfer",
-        "wire",
-    )
+    A flow with a rate of its own knows its end when it starts (`end_s`); one in a shared medium is a `SharedFlow`.
+    """
 
-    def __init__(self, number: int, wire: Wire, transfer: Transfer, bits: float) -> None:
+    __slots__ = ("air_s", "air_share", "bits", "end_s", "is_copy", "is_dead", "medium", "number", "start_s", "transfer", "wire")
+
+    def __init__(self, number: int, wire: Wire, transfer: Transfer, bits: float, is_copy: bool) -> None:
         self.number = number
         self.wire = wire
         self.transfer = transfer
         self.bits = bits
-        self.resources: tuple[str, ...] = wire.link.resources
-        self.rate_bps = 0.0
-        self.mark = 0.0
+        self.is_copy = is_copy
         self.start_s = -1.0
         self.end_s = -1.0
         self.air_s = 0.0  # seconds on the air, 0 where they are the elapsed ones
         self.air_share = 1.0  # share of that in which the sender transmits (TDD)
         self.medium: str | None = None
-        self.group: list[Transfer] | None = None
-        self.is_copy = False
         self.is_dead = False
+
+
+class SharedFlow(Flow):
+    """A flow whose end depends on others in its medium; `group`: all receivers of a broadcast."""
+
+    __slots__ = ("group", "mark", "rate_bps", "resources")
+
+    def __init__(self, number: int, wire: Wire, transfer: Transfer, bits: float, is_copy: bool) -> None:
+        super().__init__(number, wire, transfer, bits, is_copy)
+        self.resources: tuple[str, ...] = wire.link.resources
+        self.rate_bps = 0.0
+        self.mark = 0.0
+        self.group: list[Transfer] | None = None
 
 
 class Wires:
@@ -137,7 +134,8 @@ class Wires:
         totals: sums to add to.
         seed: names the channel's streams.
         arrived: called with each transfer that reached the end of its route.
-        log: called as log(transfer, wire, bytes) when a hop is through, or None.
+        log: called as log(flow, transfer, wire, part) for each hop that is through, or lost after that part of it, or None; the flow is None where a
+            message costs latency only.
     """
 
     def __init__(
@@ -148,7 +146,7 @@ class Wires:
         totals: Totals,
         seed: int,
         arrived: Callable[[Transfer], None],
-        log: Callable[[Transfer, Wire, float], None] | None = None,
+        log: Callable[[Flow | None, Transfer, Wire, float], None] | None = None,
     ) -> None:
         self.kernel = kernel
         self.network = network
@@ -169,7 +167,6 @@ class Wires:
         has_battery = any([place.device.battery_j is not None for place in network.places.values()])
         self.is_lossy = not network.churn.always_on or bool(network.unreachable) or has_battery
         self.wires: dict[tuple[str, str], Wire] = {}
-        self.routes: dict[tuple[str, str], tuple[Wire, ...]] = {}
         self.media: dict[str, Airtime | Rerated] = {}
         self.dirty: dict[str, None] = {}
         self.version: dict[str, int] = {}
@@ -189,16 +186,12 @@ class Wires:
             wire = self.wires[link.source, link.target] = Wire(link, lane or Lane(), source, target)
         return wire
 
-    def route(self, source: str, target: str) -> tuple[Wire, ...]:
+    def route(self, source: Endpoint, target: str) -> tuple[Wire, ...]:
         """Wires from `source` to `target`, hop by hop."""
-        route = self.routes.get((source, target))
+        route = source.routes.get(target)
         if route is None:
-            route = self.routes[source, target] = tuple([self.wire(link) for link in self.network.route(source, target)])
+            route = source.routes[target] = tuple([self.wire(link) for link in self.network.route(source.name, target)])
         return route
-
-    def latency_s(self, source: str, target: str) -> float:
-        """Sum of the latencies along the route, in seconds."""
-        return sum([wire.link.latency_s for wire in self.route(source, target)])
 
     # --- sending ----------------------------------------------------------------------------------------------------------------------
 
@@ -228,60 +221,77 @@ class Wires:
                     size += nbytes
                     is_copy = True
         kernel, lane = self.kernel, wire.lane
+        active = lane.active
+        is_idle = active is None or (not lane.queue and 0.0 <= active.end_s <= kernel.now)
         if self.is_free_down and wire.direction == "down":
             kernel.at(kernel.now, self.on_hop, transfer)
             return
         if size:
             size += self.framing_bytes
-        elif not (relies and lane.active is not None):
+        elif is_idle or not relies:
+            if self.log is not None:
+                self.log(None, transfer, wire, 1.0)
             kernel.at(kernel.now + wire.latency_s, self.on_hop, transfer)
             return
         if self.is_broadcast and wire.direction == "down" and wire.link.cell is not None and transfer.hz is None:
             self.shouts.setdefault((wire.link.cell.name, size, *[part[0] for part in transfer.parts]), []).append(transfer)
+            kernel.is_unsettled = True
             return
         kernel.number += 1
-        flow = Flow(kernel.number, wire, transfer, 8.0 * size)
-        flow.is_copy = is_copy
+        flow = (Flow if transfer.hz is not None and not wire.link.resources else wire.flow)(kernel.number, wire, transfer, 8.0 * size, is_copy)
         transfer.flow = flow
-        if lane.active is None:
+        if is_idle:
             lane.active = flow
             self._start(flow)
-        else:
-            lane.queue.append(flow)
+            return
+        assert active is not None
+        if not lane.queue and active.medium is None:
+            kernel.at(active.end_s, self.on_free, active)
+        lane.queue.append(flow)
 
     def _start(self, flow: Flow) -> None:
         """Put a flow on the air (or the cable) now."""
         kernel, wire = self.kernel, flow.wire
         flow.start_s = now = kernel.now
         self.active[flow] = None
-        if wire.rate_bps is not None:
-            flow.end_s = now + flow.bits / wire.rate_bps
-            kernel.number += 1
-            heappush(kernel.heap, (flow.end_s, kernel.number, self.on_end, flow))
+        rate_bps = wire.rate_bps
+        if rate_bps is not None:
+            flow.end_s = now + flow.bits / rate_bps
+        elif isinstance(flow, SharedFlow):
+            self._join(flow)
             return
-        link = wire.link
-        hz = flow.transfer.hz
-        if link.cell is None or hz is not None:
-            if link.resources:
-                flow.rate_bps = link.rate_bps if link.rate_bps is not None else float("inf")
-                self._share(flow, "max-min")
-                return
-            if link.trace is not None:
-                flow.end_s = link.trace.finish_s(now, flow.bits)
-            else:
-                assert link.cell is not None and hz is not None
-                flow.end_s = now + flow.bits / link.cell.rate_bps(link, hz, at_s=now, bits=flow.bits, seed=self.seed)
-                flow.air_share = link.cell.air_share(hz)
-            self.kernel.at(flow.end_s, self.on_end, flow)
-            return
+        else:
+            flow.end_s = self._end_s(flow)
+        kernel.number += 1
+        kernel.agenda.push((flow.end_s + wire.latency_s, kernel.number, self.on_through, flow))
+        if wire.lane.queue:
+            kernel.at(flow.end_s, self.on_free, flow)
+
+    def _end_s(self, flow: Flow) -> float:
+        """End of a flow over a trace, or with a share of the band that is its own."""
+        link, hz, now = flow.wire.link, flow.transfer.hz, self.kernel.now
+        if link.trace is not None:
+            return link.trace.finish_s(now, flow.bits)
+        assert link.cell is not None and hz is not None
+        flow.air_share = link.cell.air_share(hz)
+        return now + flow.bits / link.cell.rate_bps(link, hz, at_s=now, bits=flow.bits, seed=self.seed)
+
+    def _join(self, flow: SharedFlow) -> None:
+        """Let a flow into its medium."""
+        link = flow.wire.link
         cell = link.cell
-        flow.rate_bps = cell.rate_bps(link, cell.bandwidth_hz, at_s=now, bits=flow.bits, seed=self.seed)
+        if link.resources:
+            flow.rate_bps = link.rate_bps if link.rate_bps is not None else float("inf")
+            self._share(flow, "max-min")
+            return
+        assert cell is not None
+        flow.rate_bps = cell.rate_bps(link, cell.bandwidth_hz, at_s=self.kernel.now, bits=flow.bits, seed=self.seed)
         flow.air_share = cell.time_share
         if cell.sharing == "tdma":
             flow.air_s = flow.bits / flow.rate_bps
         self._share(flow, cell.name)
 
-    def _share(self, flow: Flow, medium: str) -> None:
+    def _share(self, flow: SharedFlow, medium: str) -> None:
         """Hand a flow to a shared medium; its end is found at the end of the instant."""
         flow.medium = medium
         shared = self.media.get(medium)
@@ -296,7 +306,12 @@ class Wires:
             self.media[medium] = shared
             self.version[medium] = 0
         shared.add(flow, self.kernel.now)
+        self._touch(medium)
+
+    def _touch(self, medium: str) -> None:
+        """A medium has changed: the end of the instant finds its next end anew."""
         self.dirty[medium] = None
+        self.kernel.is_unsettled = True
 
     def _band_rates(self, flows: Sequence[Any]) -> np.ndarray:
         """Rates when the cell's band is cut into equal parts (power-limited)."""
@@ -335,7 +350,7 @@ class Wires:
             rates = [cell.rate_bps(link, cell.bandwidth_hz, at_s=now, bits=8.0 * size, seed=self.seed) for link in links]
             worst = int(np.argmin(rates))
             self.kernel.number += 1
-            flow = Flow(self.kernel.number, group[worst].route[group[worst].hop], group[worst], 8.0 * size)
+            flow = SharedFlow(self.kernel.number, group[worst].route[group[worst].hop], group[worst], 8.0 * size, False)
             flow.group = group
             flow.start_s, flow.rate_bps = now, rates[worst]
             flow.air_s = flow.bits / flow.rate_bps
@@ -349,39 +364,48 @@ class Wires:
         medium, version = subject
         if self.version[medium] != version or medium in self.dirty:
             return  # it has changed; the end of the instant finds the next end anew
-        self.dirty[medium] = None
+        self._touch(medium)
         for flow in self.media[medium].finish(self.kernel.now):
             self.on_end(flow)  # type: ignore[arg-type]
 
-    def on_end(self, flow: Flow) -> None:
-        """The last bit of a flow is through: charge it, start the lane's next flow, let latency pass."""
+    def on_end(self, flow: SharedFlow) -> None:
+        """The last bit of a flow in a shared medium is through: charge it, start the lane's next flow, let latency pass."""
         if flow.is_dead:
             return
-        now = self.kernel.now
-        del self.active[flow]
-        wire = flow.wire
+        kernel, wire = self.kernel, flow.wire
+        flow.end_s = kernel.now
         self._charge(flow, 1.0)
         if flow.group is not None:
             for transfer in flow.group:
-                if self.log is not None:
-                    self.log(transfer, transfer.route[transfer.hop], flow.bits / 8.0)
-                self.kernel.at(now + transfer.route[transfer.hop].link.latency_s, self.on_hop, transfer)
+                kernel.at(kernel.now + transfer.route[transfer.hop].latency_s, self.on_hop, transfer)
             return
-        lane = wire.lane
-        if lane.queue:
-            self._next(lane)
-        else:
-            lane.active = None
+        self._next(wire.lane)
         transfer = flow.transfer
         transfer.flow = None
-        if self.log is not None:
-            self.log(transfer, wire, flow.bits / 8.0)
         if wire.latency_s:
-            kernel = self.kernel
-            kernel.number += 1
-            heappush(kernel.heap, (now + wire.latency_s, kernel.number, self.on_hop, transfer))
+            kernel.at(kernel.now + wire.latency_s, self.on_hop, transfer)
         else:
             self.on_hop(transfer)
+
+    def on_through(self, flow: Flow) -> None:
+        """A flow with a rate of its own has reached the end of its wire, latency included."""
+        if flow.is_dead:
+            return
+        lane = flow.wire.lane
+        if lane.active is flow:  # nobody has taken the lane while latency passed
+            self._next(lane)
+        self._charge(flow, 1.0)
+        transfer = flow.transfer
+        transfer.flow = None
+        if self.is_lossy or len(transfer.route) > 1:
+            self.on_hop(transfer)
+        else:
+            self.arrived(transfer)
+
+    def on_free(self, flow: Flow) -> None:
+        """The last bit of a flow has left a lane for which others wait."""
+        if flow.wire.lane.active is flow:
+            self._next(flow.wire.lane)
 
     def _next(self, lane: Lane) -> None:
         """Start the oldest waiting flow of a lane."""
@@ -419,7 +443,7 @@ class Wires:
         flow = transfer.flow
         if flow is None:
             return
-        if flow.is_copy:
+        if flow.is_copy and not 0.0 <= flow.end_s <= self.kernel.now:
             if place not in (flow.wire.source.name, flow.wire.target.name):
                 return  # others rely on what the relay gets
             for key, _, _ in transfer.parts:
@@ -429,11 +453,12 @@ class Wires:
         if flow.start_s < 0:
             return  # still queued; the lane skips it
         self._charge(flow, self.progress(flow))
-        del self.active[flow]
-        if flow.medium is not None:
+        if isinstance(flow, SharedFlow):
+            assert flow.medium is not None
             self.media[flow.medium].remove(flow, self.kernel.now)
-            self.dirty[flow.medium] = None
-        self._next(flow.wire.lane)
+            self._touch(flow.medium)
+        if flow.wire.lane.active is flow:
+            self._next(flow.wire.lane)
 
     def forget_copies(self) -> None:
         """A round ends: relays drop what they kept."""
@@ -452,9 +477,10 @@ class Wires:
     def progress(self, flow: Flow) -> float:
         """Share of the flow's bits that are through now, in [0, 1]."""
         now = self.kernel.now
-        if flow.medium is not None:
+        if isinstance(flow, SharedFlow):
+            assert flow.medium is not None
             return self.media[flow.medium].sent(flow, now)
-        if flow.end_s <= flow.start_s:
+        if flow.end_s <= now:
             return 1.0
         trace = flow.wire.link.trace
         if trace is not None and flow.transfer.hz is None:
@@ -468,7 +494,8 @@ class Wires:
         nbytes = flow.bits * part / 8.0
         send_j = receive_j = 0.0
         if wire.has_radio:
-            elapsed_s = self.kernel.now - flow.start_s
+            now = self.kernel.now
+            elapsed_s = (flow.end_s if 0.0 <= flow.end_s < now else now) - flow.start_s
             air_s = (flow.air_s * part if flow.air_s else elapsed_s) * flow.air_share
             sender, receiver = wire.source.device.radio, wire.target.device.radio
             if sender is not None and link.direction != "down":
@@ -481,7 +508,8 @@ class Wires:
         return nbytes, send_j, receive_j
 
     def _charge(self, flow: Flow, part: float) -> None:
-        """Book bytes and radio joules of a share of a flow."""
+        """Book bytes and radio joules of a share of a flow; it is under way no longer."""
+        del self.active[flow]
         wire = flow.wire
         direction = wire.direction
         nbytes = flow.bits * part / 8.0
@@ -492,6 +520,10 @@ class Wires:
             source.bytes_up += nbytes
         elif direction == "down":
             target.bytes_down += nbytes
+        group = flow.group if isinstance(flow, SharedFlow) else None
+        if self.log is not None:
+            for transfer in group or (flow.transfer,):
+                self.log(flow, transfer, transfer.route[transfer.hop], part)
         if not wire.has_radio:
             return
         _, send_j, receive_j = self.spent(flow, part)
@@ -499,8 +531,8 @@ class Wires:
             source.radio_j += send_j
             self.totals.spend(source, send_j)
         if receive_j:
-            for transfer in flow.group or (flow.transfer,):
-                meter = transfer.route[transfer.hop].target.meter if flow.group else target
+            for transfer in group or (flow.transfer,):
+                meter = transfer.route[transfer.hop].target.meter if group else target
                 meter.radio_j += receive_j
                 self.totals.spend(meter, receive_j)
 
@@ -515,5 +547,6 @@ class Wires:
             if not flow.wire.source.meter.is_server:
                 joules += send_j
             if not flow.wire.target.meter.is_server:
-                joules += receive_j * (len(flow.group) if flow.group else 1)
+                group = flow.group if isinstance(flow, SharedFlow) else None
+                joules += receive_j * (len(group) if group else 1)
         return nbytes, joules

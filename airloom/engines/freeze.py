@@ -13,7 +13,6 @@ import importlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from heapq import heapify
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 
 from airloom.clock.media import Airtime, Rerated
 from airloom.clock.meter import SiteMeter
-from airloom.clock.wires import Flow, Lane, Transfer, Wire
+from airloom.clock.wires import Flow, Lane, SharedFlow, Transfer, Wire
 from airloom.engines.pending import Call, Delivery, Later, SimRef, Value
 from airloom.engines.price import Price
 from airloom.engines.simulated import Simulation
@@ -33,11 +32,11 @@ from airloom.network.device import Work
 from airloom.program.method import function_name
 
 _RECORDS: dict[str, type] = {
-    c.__name__: c for c in (Airtime, Call, Delivery, Flow, Lane, Later, Price, Rerated, Resource, SiteMeter, Transfer, Value)
+    c.__name__: c for c in (Airtime, Call, Delivery, Flow, Lane, Later, Price, Rerated, Resource, SharedFlow, SiteMeter, Transfer, Value)
 }
 _SKIPPED = {"on_device"}  # caches keyed by object identity
 _SITE = (
-    "calls", "drawn", "epoch", "held_bytes", "is_empty", "is_present", "meter", "radio_lane", "resources", "running", "shadow", "state",
+    "calls", "drawn", "epoch", "held_bytes", "is_empty", "is_present", "meter", "radio_lane", "resources", "shadow", "state",
     "stored_bytes", "transfers", "written",
 )  # fmt: skip
 _WIRES = ("media", "dirty", "version", "copies", "active", "shouts")
@@ -108,7 +107,7 @@ class _Writer:
         if kind is Wire:
             return {"k": "wire", "source": thing.link.source, "target": thing.link.target}
         if kind.__name__ in _RECORDS and _RECORDS[kind.__name__] is kind:
-            slots = {name: self.write(getattr(thing, name)) for name in kind.__slots__ if name not in _SKIPPED}
+            slots = {name: self.write(getattr(thing, name)) for name in _slots(kind) if name not in _SKIPPED}
             return {"k": "record", "class": kind.__name__, "v": slots}
         owner = getattr(thing, "__self__", None)
         if owner is not None:
@@ -130,6 +129,11 @@ class _Writer:
             f"checkpoint: got a {module_of(kind)} in the state; allowed are dicts, lists, tuples, Params, tensors, arrays, numbers, strings, "
             f"Refs and frozen dataclasses of the method's module"
         )
+
+
+def _slots(kind: type) -> list[str]:
+    """Names of a record's slots, its base's first."""
+    return [name for base in reversed(kind.__mro__[:-1]) for name in base.__dict__["__slots__"]]
 
 
 def module_of(kind: type) -> str:
@@ -156,13 +160,14 @@ def freeze(sim: Simulation, method: Any, state: Any, extra: Mapping[str, Any]) -
     assert root is not None
     tree = {
         "kernel": {"now": kernel.now, "number": kernel.number, "background": kernel.background, "root": root.number},
-        "heap": out.many([(time_s, number, handler, subject) for time_s, number, handler, subject in kernel.heap]),
+        "agenda": out.many([(time_s, number, handler, subject) for time_s, number, handler, subject in kernel.agenda]),
         "state": out.write(state),
         "sites": {name: {slot: out.write(getattr(site, slot)) for slot in _SITE} for name, site in sim.sites.items()},
         "wires": [[w.link.source, w.link.target, w.bytes, out.write(w.lane), out.write(w.sent)] for w in wires.wires.values()],
         "shared": {slot: out.write(getattr(wires, slot)) for slot in _WIRES},
         "totals": {slot: out.write(getattr(sim.totals, slot)) for slot in _TOTALS},
         "asked": out.write(sim.values.asked),
+        "running": out.write(sim.running),
         "round": sim.numerics.round,
         "flushes": [sim.numerics.flushes, sim.numerics.flushed_calls],
         "extra": dict(extra),
@@ -212,7 +217,7 @@ class _Reader:
             made[index] = thing = object.__new__(record)
             for name, value in node["v"].items():
                 setattr(thing, name, self.read(value))
-            for name in _SKIPPED.intersection(record.__slots__):  # type: ignore[attr-defined]
+            for name in _SKIPPED.intersection(_slots(record)):
                 setattr(thing, name, {})
         elif kind == "tuple":
             made[index] = tuple(self.many(node["v"]))
@@ -275,10 +280,11 @@ def thaw(
     for slot, value in tree["totals"].items():
         setattr(sim.totals, slot, reader.read(value))
     sim.values.asked = reader.read(tree["asked"])
+    sim.running = reader.read(tree["running"])
     sim.numerics.round = tree["round"]
     sim.numerics.flushes, sim.numerics.flushed_calls = tree["flushes"]
-    kernel.heap[:] = [tuple(reader.read(event)) for event in tree["heap"]]
-    heapify(kernel.heap)
+    kernel.agenda.load([tuple(reader.read(event)) for event in tree["agenda"]])
+    kernel.is_unsettled = True
     at = tree["kernel"]
     kernel.now, kernel.number, kernel.background = at["now"], at["number"], at["background"]
     return reader.read(tree["state"]), at["root"]

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from airloom.clock.kernel import Program
 from airloom.program.ref import Ref
 from airloom.program.tree import Path
 
+if TYPE_CHECKING:
+    from airloom.engines.sites import Resource, Site
+
 
 class Value:
-    """A value that a call, a program or `put` makes at a place. `carried` says which leaves have gone (or are going) to which place."""
+    """A value that a call, a program or `put` makes at a place. `carried` says which leaves have gone (or are going) to which place.
+
+    It knows its call only until it has its contents, and a delivery does not know its value: without cycles, what a round leaves is freed at once.
+    """
 
     __slots__ = (
         "call",
         "carried",
+        "codec",
         "deliveries",
         "epoch",
         "has_value",
+        "hz",
         "is_lost",
         "is_made",
+        "issuer",
+        "label",
         "leaves",
         "lost_device",
         "lost_s",
         "made_s",
         "number",
         "place",
+        "sent",
         "started_s",
         "value",
     )
@@ -34,6 +46,10 @@ class Value:
         self.number = number
         self.place = place
         self.call = call
+        self.label = "put"  # of the function that makes it, for messages and logs
+        self.codec: Any = None  # by which it is encoded against what came down with its call
+        self.issuer = ""  # place that issued the call
+        self.hz: float | None = None  # spectrum planned for the way back to the issuer
         self.epoch = 0
         self.is_made = False
         self.has_value = False
@@ -41,6 +57,7 @@ class Value:
         self.lost_device = ""
         self.lost_s = 0.0
         self.value: Any = None
+        self.sent: Mapping[Path, Any] = {}  # what other places get instead of some of its leaves
         self.started_s: float | None = None
         self.made_s: float | None = None
         self.leaves: tuple[tuple[Path, int, int], ...] = ()  # path, body bytes (-1: none), control bytes
@@ -90,16 +107,17 @@ class SimRef(Ref):
 class Delivery:
     """A part of a value on its way to one place, and who waits for it there."""
 
-    __slots__ = ("arrived_s", "epoch", "is_asked", "is_lost", "missing", "path", "place", "root", "waiters")
+    __slots__ = ("arrived_s", "epoch", "is_asked", "is_lost", "lost_device", "lost_s", "missing", "path", "place", "waiters")
 
-    def __init__(self, root: Value, path: Path, place: str, epoch: int) -> None:
-        self.root = root
+    def __init__(self, path: Path, place: str, epoch: int) -> None:
         self.path = path
         self.place = place
         self.epoch = epoch  # how often the place had left when it asked
         self.arrived_s: float | None = None
         self.is_asked = False
         self.is_lost = False
+        self.lost_device = ""
+        self.lost_s = 0.0
         self.missing = 0
         self.waiters: list[Any] = []  # calls, or (wait, index) pairs
 
@@ -122,22 +140,22 @@ class Call:
     """A device function or program text at a place, from issue to end."""
 
     __slots__ = (
-        "args", "changes", "drawn", "end_s", "fn", "has_refs", "has_run", "hz", "is_lost", "is_program", "issuer", "joules", "made_at", "missing",
-        "number", "on", "owner", "place", "price", "priority", "root", "start_number", "started_s", "state", "trees", "versions",
+        "args", "changes", "drawn", "end_s", "fn", "has_refs", "has_run", "hz", "is_lost", "is_program", "joules", "label", "made_at", "missing",
+        "number", "owner", "price", "priority", "resource", "root", "site", "start_number", "started_s", "state", "trees", "versions",
     )  # fmt: skip
 
     def __init__(
-        self, number: int, fn: Any, place: str, args: tuple[Any, ...], owner: int, issuer: str, on: str | None, priority: int, root: Value | None
+        self, number: int, fn: Any, site: Site, args: tuple[Any, ...], owner: int, resource: Resource | None, priority: int, root: Value, label: str
     ) -> None:
         self.number = number
         self.fn = fn  # the function as issued
-        self.place = place
+        self.site = site
         self.args = args  # may hold Refs
         self.owner = owner  # number of the program that issued it: names the order rule's queue
-        self.issuer = issuer
-        self.on = on
+        self.resource = resource  # None: it needs none
         self.priority = priority
         self.root = root
+        self.label = label  # of the function, for messages and logs
         self.hz: float | None = None
         self.missing = 0
         self.is_program = False
@@ -155,6 +173,10 @@ class Call:
         self.versions: Any = ()
         self.trees: Any = None  # signature of the arguments, shared by a map
         self.made_at = ""  # file:line of the verb, for messages
+
+    @property
+    def place(self) -> str:
+        return self.site.name
 
 
 class Later:

@@ -12,8 +12,8 @@ Left out: energy of base stations; memory of values that a later round still hol
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
@@ -21,7 +21,8 @@ import torch
 
 from airloom.clock.kernel import Kernel, Program
 from airloom.clock.meter import SiteMeter, Totals
-from airloom.clock.wires import Transfer, Wire, Wires
+from airloom.clock.span import Span
+from airloom.clock.wires import Flow, Transfer, Wire, Wires
 from airloom.engines.arguments import Arguments, caller, identity
 from airloom.engines.executors import Executor, Result
 from airloom.engines.numerics import Numerics
@@ -30,8 +31,10 @@ from airloom.engines.price import Price, Pricer, leaf_sizes
 from airloom.engines.simnode import SimNode
 from airloom.engines.sites import Resource, Site
 from airloom.engines.values import Values
-from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError
+from airloom.engines.watch import Watch
+from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError, Unsupported
 from airloom.network.network import Network
+from airloom.program.codec import codec_of
 from airloom.program.method import function_name
 from airloom.program.tree import at, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
@@ -46,6 +49,7 @@ class Simulation:
         executor: runs the numerics of sets of calls.
         report: called as report(node, model, personal, metrics) by `node.report`.
         log: payload log, called as log(time_s, source, target, label, kind, bytes), or None.
+        span: called with what each resource did, as it ends, or None.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Simulation:
         executor: Executor,
         report: Callable[[SimNode, Any, Any, dict[str, Any]], None],
         log: Callable[[float, str, str, str, str, float], None] | None = None,
+        span: Callable[[Span], None] | None = None,
     ) -> None:
         self.network = network
         self.task = task
@@ -65,14 +70,16 @@ class Simulation:
         self.kernel = Kernel()
         self.totals = Totals()
         self.sites: dict[str, Site] = {}
+        self.running: dict[Call, None] = {}
         for name, place in network.places.items():
             is_server = place.role != "client"
             self.sites[name] = Site(place, SiteMeter(place.device.idle_power_w, is_server))
         self.numerics = Numerics(executor, self.sites)
         self.values = Values(self.kernel, network, self.sites, self.ready, self.lose_call)
-        arrived, log_hop = self.values.on_arrived, self._log_hop if log else None
+        arrived, log_hop = self.values.on_arrived, self._log_hop if log or span else None
         self.wires = self.values.wires = Wires(self.kernel, network, self.sites.__getitem__, self.totals, seed, arrived, log_hop)
-        self.pricer = Pricer(network, task, seed)
+        self.watch = None if span is None else Watch(self.kernel, self.numerics, self.wires, span)
+        self.pricer = Pricer(task, seed)
         self.is_lossy = self.wires.is_lossy
         self.is_loaded = not network.load.is_idle
         self.change_waiters: list[Program] = []
@@ -156,19 +163,18 @@ class Simulation:
 
     def lose_call(self, call: Call, device: str) -> None:
         """A call is lost: it changes no state and consumes no draws; what depends on it is lost too."""
-        if call.is_lost or (call.root is not None and call.root.is_made):
+        if call.is_lost or call.root.is_made:
             return
         call.is_lost = True
-        site = self.sites[call.place]
+        site, resource = call.site, call.resource
         site.calls.pop(call, None)
-        if call in site.running:
-            del site.running[call]
+        if call in self.running:
+            del self.running[call]
             self._charge_compute(site, call, (self.kernel.now - (call.started_s or 0.0)) / (call.end_s - (call.started_s or 0.0) or 1.0))
-            if call.on is not None:
-                site.resources[call.on].free += 1
+            if resource is not None:
+                resource.free += 1
             site.drawn = min(site.drawn, call.drawn)
-        elif call.on is not None and call.on in site.resources:
-            resource = site.resources[call.on]
+        elif resource is not None:
             queue = resource.queues.get(call.owner)
             if queue is not None and call in queue:
                 was_next = queue[0] is call
@@ -180,8 +186,7 @@ class Simulation:
                 if site.is_present:
                     self._try_start(site, resource)
         self.numerics.pending.pop(call, None)
-        if call.root is not None:
-            self.values.lose_value(call.root, device)
+        self.values.lose_value(call.root, device)
 
     # --- issuing calls ----------------------------------------------------------------------------------------------------------------
 
@@ -197,6 +202,9 @@ class Simulation:
             raise ScenarioError(f"map(share_hz=...): got {len(share_hz)} shares for {len(where)} places; allowed is one share per place")
         label = function_name(fn)
         owner = node.program_number
+        codec, is_chain = codec_of(fn)
+        if is_chain:  # its values go from client to client, and are encoded by themselves
+            codec = None
         shared = Arguments(args)
         fn_sig = (label, identity(fn))
         shared_sig = None if shared.refs else (fn_sig, shared.signature(), ())
@@ -212,8 +220,10 @@ class Simulation:
             kernel.number += 1
             number = kernel.number
             root = Value(number, place, None)
+            root.label, root.issuer, root.codec = label, here, codec
             own = Arguments(tuple(each[i])) if each else None
-            call = Call(number, fn, place, (*args, *own.args) if own else args, owner, here, on, priority, root)
+            resource = None if on is None else site.resources.get(on) or self._resource(site, on)
+            call = Call(number, fn, site, (*args, *own.args) if own else args, owner, resource, priority, root, label)
             root.call = call
             call.made_at = made_at
             call.is_program = is_program
@@ -229,21 +239,20 @@ class Simulation:
                 continue
             if self.is_lossy:
                 site.calls[call] = None
-            if on is not None and not is_program:
-                resource = site.resources.get(on) or self._resource(site, on)
-                if priority >= 0:
-                    queue = resource.queues.get(owner)
-                    if queue is None:
-                        queue = resource.queues[owner] = deque()
+            if resource is not None and priority >= 0:
+                queue = resource.queues.get(owner)
+                if queue is None:
+                    resource.queues[owner] = [call]
+                else:
                     queue.append(call)
             if place != here:
-                route = wires.route(here, place)
+                route = wires.route(node.site, place)
                 call.missing += 1
                 parts = shared.parts + own.parts if own else shared.parts
                 weight = shared.body + own.body if own else shared.body
                 control = 0 if call.has_refs and not parts else shared.control + (own.control if own else 0)
                 if share_hz is not None:
-                    call.hz = float(share_hz[i])
+                    call.hz = root.hz = float(share_hz[i])
                 if self.is_lossy and not self.values.all_present(route):
                     self.lose_call(call, self.values.absent(route))
                     continue
@@ -271,23 +280,28 @@ class Simulation:
         """Ask for an argument's value to come to the call's place."""
         if call.is_lost:
             return
+        root = ref.root
+        if root.codec is not None and root.place != site.name and self.task.samples(site.name) and self.task.samples(root.place):
+            raise Unsupported(
+                f"{call.label} at '{site.name}': got a value of '{root.place}' that is encoded by {root.codec} against what came down to it; "
+                f"allowed are values that go up: fetch it and send it on, or use codec=none"
+            )
         delivery = self.values.ask(ref, site)
         if delivery.is_lost:
-            self.lose_call(call, delivery.root.lost_device)
+            self.lose_call(call, delivery.lost_device)
         elif delivery.arrived_s is None:
             call.missing += 1
             delivery.waiters.append(call)
 
     def ready(self, call: Call) -> None:
         """All arguments are at the place."""
-        site = self.sites[call.place]
+        site, resource = call.site, call.resource
         if call.is_program:
             self._start_program(site, call)
             return
-        if call.on is None:
-            self._start(site, call, None)
+        if resource is None:
+            self._start(site, call)
             return
-        resource = site.resources[call.on]
         call.missing = -1  # arguments are there
         if call.priority < 0:
             heappush(resource.fillers, (-call.priority, self.kernel.now, call.number, call))
@@ -297,16 +311,16 @@ class Simulation:
         if queue[0] is not call:
             return
         if resource.free and not resource.ready:  # the common case: nobody else waits
-            queue.popleft()
+            del queue[0]
             resource.free -= 1
-            self._start(site, call, resource)
+            self._start(site, call)
             self._advance(resource, call.owner, queue)
             return
         heappush(resource.ready, (self.kernel.now, call.number, call))
         if resource.free:
             self._try_start(site, resource)
 
-    def _advance(self, resource: Resource, owner: int, queue: deque[Call]) -> None:
+    def _advance(self, resource: Resource, owner: int, queue: list[Call]) -> None:
         """The next call of a program's queue is the oldest now; if its arguments are there it is ready."""
         if not queue:
             resource.queues.pop(owner, None)
@@ -322,7 +336,7 @@ class Simulation:
                 if call.is_lost:
                     call = None
             if call is not None:
-                resource.queues[call.owner].popleft()
+                del resource.queues[call.owner][0]
             else:
                 while resource.fillers and call is None:
                     call = heappop(resource.fillers)[3]
@@ -331,22 +345,24 @@ class Simulation:
                 if call is None:
                     return
             resource.free -= 1
-            self._start(site, call, resource)
+            self._start(site, call)
             if call.priority >= 0:
                 self._advance(resource, call.owner, resource.queues[call.owner])
 
     # --- running calls ----------------------------------------------------------------------------------------------------------------
 
-    def _start(self, site: Site, call: Call, resource: Resource | None) -> None:
+    def _start(self, site: Site, call: Call) -> None:
         """A call begins: it is stamped and priced; its numerics wait."""
-        now = self.kernel.now
+        kernel = self.kernel
+        now = kernel.now
         call.started_s = now
-        self.kernel.number += 1
-        call.start_number = self.kernel.number
+        kernel.number += 1
+        call.start_number = kernel.number
         call.drawn = site.drawn
         if site.state:
             call.state = dict(site.state)
-        price = self._price(site, call)
+        sig = call.trees
+        price = self._price(site, call) if sig is None else self.pricer.price(call.fn, sig, call.args, site, now)
         if price is None:
             price = self._run_now(site, call)
         else:
@@ -354,7 +370,6 @@ class Simulation:
         call.price = price
         site.drawn = call.drawn + price.drawn
         root = call.root
-        assert root is not None
         root.started_s = now
         root.leaves = price.leaves
         seconds, joules = price.at(site.device)
@@ -364,20 +379,18 @@ class Simulation:
         if price.peak_bytes + site.stored_bytes + site.held_bytes > site.room_bytes:
             self._refuse_memory(site, call, price)
         call.end_s = now + seconds
-        site.running[call] = None
-        self.kernel.at(call.end_s, self.on_end, call)
+        self.running[call] = None
+        kernel.number += 1
+        kernel.agenda.push((call.end_s, kernel.number, self.on_end, call))
 
     def _price(self, site: Site, call: Call) -> Price | None:
-        """Price a call by its signature; None if it must run at once."""
-        args = call.args
-        sig = call.trees
-        if sig is None:
-            try:
-                args = map_leaves(self.meta_of, args)
-            except _NoShape:
-                return None
-            sig = ((function_name(call.fn), identity(call.fn)), signature(args))
-        return self.pricer.price(call.fn, sig, args, site.name, site.shadow, self.kernel.now, site.drawn)
+        """Price a call with Refs among its arguments; None if it must run at once."""
+        try:
+            args = map_leaves(self.meta_of, call.args)
+        except _NoShape:
+            return None
+        sig = ((call.label, identity(call.fn)), signature(args))
+        return self.pricer.price(call.fn, sig, args, site, self.kernel.now)
 
     def meta_of(self, leaf: Any) -> Any:
         """Shapes of an argument: of the value that a Ref names, without its contents."""
@@ -410,32 +423,35 @@ class Simulation:
         """A call ends: charge it, merge its state, make its value, start the next one."""
         if call.is_lost:
             return
-        site = self.sites[call.place]
-        del site.running[call]
+        site = call.site
+        del self.running[call]
         if self.is_lossy:
             site.calls.pop(call, None)
         self._charge_compute(site, call, 1.0)
         price = call.price
         if price.changes:
             self._merge(site, call)
-        if call.on is not None:
-            resource = site.resources[call.on]
+        resource = call.resource
+        if resource is not None:
             resource.free += 1
             if resource.ready or resource.fillers:
                 self._try_start(site, resource)
-        root = call.root
-        if root is not None:
-            self.values.make(site, root)
+        self.values.make(site, call.root)
 
     def _charge_compute(self, site: Site, call: Call, part: float) -> None:
         meter = site.meter
         seconds = (call.end_s - (call.started_s or 0.0)) * part
-        on = call.on or "handler"
+        on = "handler" if call.resource is None else call.resource.name
         meter.busy_s[on] = meter.busy_s.get(on, 0.0) + seconds
+        if self.watch is not None:
+            self.watch.call(call, part)
         joules = call.joules * part
         meter.compute_j += joules
         meter.flops += call.price.flops * part
-        self.totals.spend(meter, joules)
+        if meter.is_server:
+            self.totals.joules_server += joules
+        else:
+            self.totals.joules += joules
         if site.device.battery_j is not None:
             self._check_battery(site)
 
@@ -473,8 +489,8 @@ class Simulation:
 
     def _start_program(self, site: Site, call: Call) -> None:
         root = call.root
-        assert root is not None
         root.started_s = self.kernel.now
+        root.call = None
         fn, args = call.fn, call.args
         call.has_run = True
         call.args = ()
@@ -482,7 +498,7 @@ class Simulation:
             site.calls.pop(call, None)
 
         def text() -> Any:
-            return fn(node, *map_leaves(self.numerics.value_of, args))
+            return fn(node, *map_leaves(partial(self.numerics.value_of, place=site.name), args))
 
         program = self.kernel.spawn(f"{function_name(fn)} at '{site.name}'", site.name, root, text, self._finished)
         node = SimNode(self, site, program)
@@ -519,6 +535,15 @@ class Simulation:
 
     # --- rounds and totals ------------------------------------------------------------------------------------------------------------
 
+    @property
+    def round(self) -> int:
+        """Rounds that have ended."""
+        return self.numerics.round
+
+    def value_of(self, leaf: Any) -> Any:
+        """The value that a Ref names; other leaves as they are."""
+        return self.numerics.value_of(leaf)
+
     def end_round(self) -> None:
         """A round ends: relays and places drop what only the round needed."""
         self.wires.forget_copies()
@@ -545,15 +570,14 @@ class Simulation:
         for direction, amount in flying.items():
             nbytes[direction] += amount
         joules, server_j = totals.joules + radio_j, totals.joules_server
-        for site in self.sites.values():
-            for call in site.running:
-                if call.end_s > now:
-                    started_s = call.started_s or 0.0
-                    part = (now - started_s) / (call.end_s - started_s)
-                    if site.meter.is_server:
-                        server_j += call.joules * part
-                    else:
-                        joules += call.joules * part
+        for call in self.running:
+            if call.end_s > now:
+                started_s = call.started_s or 0.0
+                part = (now - started_s) / (call.end_s - started_s)
+                if call.site.meter.is_server:
+                    server_j += call.joules * part
+                else:
+                    joules += call.joules * part
         return {
             "seconds": now,
             "bytes_up": nbytes["up"],
@@ -569,10 +593,17 @@ class Simulation:
         """What each place has spent, by name."""
         return {name: site.meter.as_dict(self.site_idle_j(site)) for name, site in self.sites.items()}
 
-    def _log_hop(self, transfer: Transfer, wire: Wire, nbytes: float) -> None:
-        assert self.payload_log is not None
-        kind = "arguments" if transfer.kind == "call" else "value"
-        self.payload_log(self.kernel.now, wire.link.source, wire.link.target, transfer.label, kind, nbytes)
+    def stop_watching(self) -> None:
+        """Tell no more spans."""
+        self.watch = None
+        self.wires.log = self._log_hop if self.payload_log is not None else None
+
+    def _log_hop(self, flow: Flow | None, transfer: Transfer, wire: Wire, part: float) -> None:
+        if self.watch is not None:
+            self.watch.hop(flow, transfer, wire, part)
+        if self.payload_log is not None and flow is not None and part == 1.0 and flow.bits:
+            kind = "arguments" if transfer.kind == "call" else "value"
+            self.payload_log(flow.end_s, wire.link.source, wire.link.target, transfer.label, kind, flow.bits / 8.0)
 
 
 class _NoShape(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from airloom.clock.kernel import Program
@@ -20,7 +19,7 @@ class Resource:
     def __init__(self, name: str, slots: int) -> None:
         self.name = name
         self.free = slots
-        self.queues: dict[int, deque[Call]] = {}  # program -> its unstarted calls here, in issue order
+        self.queues: dict[int, list[Call]] = {}  # program -> its unstarted calls here, in issue order
         self.ready: list[tuple[float, int, Call]] = []
         self.fillers: list[tuple[int, float, int, Call]] = []
 
@@ -39,7 +38,6 @@ class Site(Endpoint):
         "programs",
         "resources",
         "room_bytes",
-        "running",
         "shadow",
         "state",
         "stored_bytes",
@@ -59,7 +57,6 @@ class Site(Endpoint):
         self.resources: dict[str, Resource] = {}
         self.calls: dict[Call, None] = {}  # unfinished ones; kept only where places can leave
         self.programs: dict[Program, None] = {}
-        self.running: dict[Call, None] = {}
         self.held_bytes = 0
         self.stored_bytes = 0  # of the state
         self.room_bytes = place.device.available_bytes

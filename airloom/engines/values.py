@@ -11,7 +11,6 @@ from airloom.engines.pending import Call, Delivery, SimRef, Value, Wait
 from airloom.engines.sites import Site
 from airloom.errors import ScenarioError
 from airloom.network.network import Network
-from airloom.program.method import function_name
 from airloom.program.tree import Path, at
 
 
@@ -49,7 +48,7 @@ class Values:
         root.made_s = self.kernel.now
         root.epoch = site.epoch
         if root.deliveries:
-            self._dispatch(root)
+            self._dispatch(site, root)
 
     def ask(self, ref: SimRef, site: Site) -> Delivery:
         """Ask for a part of a value to come to a place; free, and done once however often it is asked."""
@@ -62,7 +61,7 @@ class Values:
         delivery = root.deliveries.get(key)
         if delivery is not None and not (delivery.is_lost and root.is_made and not root.is_lost):
             return delivery
-        delivery = root.deliveries[key] = Delivery(root, ref.path, site.name, site.epoch)
+        delivery = root.deliveries[key] = Delivery(ref.path, site.name, site.epoch)
         origin = self.sites[root.place]
         if root.is_made and not root.is_lost and origin.epoch != root.epoch:
             root.is_lost, root.lost_device, root.lost_s = True, root.place, self.kernel.now
@@ -70,12 +69,13 @@ class Values:
             if self._is_there(root, delivery):
                 self._arrive(delivery)
             else:
-                delivery.is_lost = True
+                delivery.is_lost, delivery.lost_device, delivery.lost_s = True, root.lost_device, root.lost_s
         elif root.is_made:
             if root.place == site.name:
                 self._arrive(delivery)
             else:
                 self.asked[root] = None
+                self.kernel.is_unsettled = True
         return delivery
 
     def _is_there(self, root: Value, delivery: Delivery) -> bool:
@@ -92,15 +92,15 @@ class Values:
         asked, self.asked = self.asked, {}
         for root in asked:
             if not root.is_lost:
-                self._dispatch(root)
+                self._dispatch(self.sites[root.place], root)
         return True
 
-    def _dispatch(self, root: Value) -> None:
+    def _dispatch(self, site: Site, root: Value) -> None:
         """Send the parts that are asked for and not yet under way, one message per place."""
         if len(root.deliveries) == 1 and not root.carried:
             (delivery,) = root.deliveries.values()
             if not delivery.path and not delivery.is_asked and not delivery.is_lost and delivery.place != root.place:
-                self._carry_whole(root, delivery)
+                self._carry_whole(site, root, delivery)
                 return
         fresh: dict[str, list[Delivery]] = {}
         for delivery in list(root.deliveries.values()):
@@ -112,31 +112,34 @@ class Values:
                 delivery.is_asked = True
                 fresh.setdefault(delivery.place, []).append(delivery)
         for place, deliveries in fresh.items():
-            self._carry(root, place, deliveries)
+            self._carry(site, root, place, deliveries)
 
-    def _carry_whole(self, root: Value, delivery: Delivery) -> None:
+    def _carry_whole(self, site: Site, root: Value, delivery: Delivery) -> None:
         """Send a whole value that one place has asked for: the common case, without the bookkeeping of parts."""
         place, leaves = delivery.place, root.leaves
         delivery.is_asked = True
         delivery.missing = 1
         parts: list[tuple[int, Any, int]] = []
         body, control = 0, 0
+        carried: dict[int, Any] = {}
         for i, (_, weight, small) in enumerate(leaves):
+            carried[i] = None
             if weight >= 0:
                 parts.append((id(root) * 64 + i, root, weight))
                 body += weight
             else:
                 control += small
-        call = root.call
-        hz, label = (call.hz if call.issuer == place else None, function_name(call.fn)) if call is not None else (None, "put")
-        transfer = Transfer("value", (root, [delivery]), parts, body, control, self.wires.route(root.place, place), hz, label)
-        root.carried[place] = {i: transfer for i in range(len(leaves))}
+        hz = root.hz if root.issuer == place else None
+        transfer = Transfer("value", (root, [delivery]), parts, body, control, self.wires.route(site, place), hz, root.label)
+        for i in carried:
+            carried[i] = transfer
+        root.carried[place] = carried
         if self.is_lossy and not self.all_present(transfer.route):
             self.lose_transfer(transfer, self.absent(transfer.route))
             return
         self.wires.send(transfer)
 
-    def _carry(self, root: Value, place: str, deliveries: list[Delivery]) -> None:
+    def _carry(self, site: Site, root: Value, place: str, deliveries: list[Delivery]) -> None:
         carried = root.carried.setdefault(place, {})
         parts: list[tuple[int, Any, int]] = []
         control = 0
@@ -159,10 +162,9 @@ class Values:
         moving = not shares or bool(wanted) or any([not share for _, share in shares])
         transfer: Transfer | None = None
         if moving:
-            route = self.wires.route(root.place, place)
-            hz = root.call.hz if root.call is not None and root.call.issuer == place else None
-            label = function_name(root.call.fn) if root.call is not None else "put"
-            transfer = Transfer("value", (root, []), parts, sum([part[2] for part in parts]), control, route, hz, label)
+            route = self.wires.route(site, place)
+            hz = root.hz if root.issuer == place else None
+            transfer = Transfer("value", (root, []), parts, sum([part[2] for part in parts]), control, route, hz, root.label)
             for i in wanted:
                 carried[i] = transfer
         for delivery, share in shares:
@@ -185,22 +187,21 @@ class Values:
             tree = root.value if root.has_value else root.call.price.result if root.call is not None else None
             at(tree, path)
         except (KeyError, IndexError, TypeError):
-            where = function_name(root.call.fn) if root.call is not None else "put"
-            raise ScenarioError(f"Ref of {where}: got part {list(path)!r}, which its value does not have") from None
+            raise ScenarioError(f"Ref of {root.label}: got part {list(path)!r}, which its value does not have") from None
 
     def on_arrived(self, transfer: Transfer) -> None:
         """A message has reached its place."""
         if transfer.kind == "call":
             call = transfer.subject
-            self.sites[call.place].held_bytes += transfer.body
+            call.site.held_bytes += transfer.body
             call.missing -= 1
             if not call.missing and not call.is_lost:
                 self.ready(call)
             return
         root, deliveries = transfer.subject
-        place = transfer.route[-1].target.name
-        self.sites[place].held_bytes += transfer.body
-        carried = root.carried[place]
+        site: Site = transfer.route[-1].target  # type: ignore[assignment]
+        site.held_bytes += transfer.body
+        carried = root.carried[site.name]
         for i, carrier in carried.items():
             if carrier is transfer:
                 carried[i] = None
@@ -255,13 +256,13 @@ class Values:
         root.lost_device = device
         root.lost_s = self.kernel.now
         for delivery in list(root.deliveries.values()):
-            self.lose_delivery(delivery, device)
+            self.lose_delivery(root, delivery, device)
 
-    def lose_delivery(self, delivery: Delivery, device: str) -> None:
+    def lose_delivery(self, root: Value, delivery: Delivery, device: str) -> None:
+        """A part of a value will not come to the place that asked for it."""
         if delivery.is_lost or delivery.arrived_s is not None:
             return
-        delivery.is_lost = True
-        root = delivery.root
+        delivery.is_lost, delivery.lost_device, delivery.lost_s = True, device, self.kernel.now
         if not root.is_lost:
             root.lost_device, root.lost_s = device, self.kernel.now
         for waiter in delivery.waiters:
@@ -282,7 +283,7 @@ class Values:
             for i in [i for i, carrier in carried.items() if carrier is transfer]:
                 del carried[i]  # it never came, so it may be asked for again
             for delivery in deliveries:
-                self.lose_delivery(delivery, device)
+                self.lose_delivery(root, delivery, device)
 
     def all_present(self, route: tuple[Wire, ...]) -> bool:
         return all([self.sites[wire.target.name].is_present for wire in route])

@@ -37,10 +37,10 @@ class Skeleton:
     """A module whose parameters are views into one flat `values` vector, and whose gradients are views into one flat `gradient` vector.
 
     Where the spec asks for `channels_last`, convolution weights lie in these vectors as [out, kernel, in] instead of [out, in, kernel]:
-    `arranged` and `restored` translate.
+    `arranged` and `restored` translate. `scripts` holds what faster ways to train have made for this copy.
     """
 
-    __slots__ = ("_conv", "_integers", "gradient", "module", "names", "parameters", "values")
+    __slots__ = ("_conv", "_integers", "gradient", "module", "names", "parameters", "scripts", "values")
 
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         source = spec._source
@@ -50,6 +50,7 @@ class Skeleton:
         module = copy.deepcopy(source.template(), memo={id(p): q for p, q in source.frozen_on(device)})
         if device.type != "cpu":
             module = module.to(device)
+        self.scripts: dict[object, object] = {}
         self.values = torch.zeros(spec.size, dtype=spec.dtype, device=device)
         self.gradient = torch.zeros(spec.trainable_size, dtype=spec.dtype, device=device)
         self.parameters: dict[str, nn.Parameter] = {}

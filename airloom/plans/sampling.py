@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -128,7 +129,7 @@ def independent(
     if not 0 <= floor <= 1:
         raise ScenarioError(f"independent(floor={floor!r}): must be a probability in [0, 1]")
     if mode == "paper":
-        q = _surrogate(a, t, f, alpha, beta, grid)
+        q = np.array(_surrogate(tuple(a.tolist()), tuple(t.tolist()), alpha, beta, grid))
     else:
         A, B, C, D, start, end = _pieces(a, t, f, beta, floor)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -297,10 +298,13 @@ def _crossing(curve: Floats, level: float) -> float:
     return float(i - 1 + (curve[i - 1] - level) / (curve[i - 1] - curve[i])) if i else 0.0
 
 
-def _surrogate(a: Floats, t: Floats, f: Floats, alpha: float, beta: float, grid: int) -> Floats:
+@lru_cache(maxsize=16)  # a method asks anew in every round, mostly for the same
+def _surrogate(weights: tuple[float, ...], times_s: tuple[float, ...], alpha: float, beta: float, grid: int) -> tuple[float, ...]:
     """Least sum of z log z - log(N beta (q - f)), z = alpha q m, over a grid of m, where sum q t = m; by bisection of its multiplier."""
     if grid < 2:
         raise ScenarioError(f"independent(grid={grid!r}): must be at least 2")
+    a, t = np.array(weights), np.array(times_s)
+    f = len(a) * a**2 / beta
     low, high = float(f @ t), float(t.sum())
     m = low + (high - low) * np.arange(1, grid + 1)[:, None] / grid
     width = 1.0 - f
@@ -327,4 +331,4 @@ def _surrogate(a: Floats, t: Floats, f: Floats, alpha: float, beta: float, grid:
     q = best(dear)
     z = alpha * q * m
     value = (z * np.log(z) - np.log(len(a) * beta * (q - f))).sum(axis=1)
-    return np.clip(q[int(np.argmin(value))], np.nextafter(f, 2.0), 1.0)
+    return tuple(np.clip(q[int(np.argmin(value))], np.nextafter(f, 2.0), 1.0).tolist())

@@ -130,7 +130,9 @@ class Here:
         drawn: int,
         seed: int,
         is_dry: bool = False,
+        trainer: learn.Trainer = learn.eager,
     ) -> None:
+        self._trainer = trainer
         self._name = name
         self._device = device
         self._facts = facts
@@ -158,6 +160,12 @@ class Here:
         """Name of the device."""
         self._note(("name", None))
         return self._name
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether the task gives this place rows of its own: whether it is a client."""
+        self._note(("holds_data", None))
+        return self._task.samples(self._name) > 0
 
     @property
     def device(self) -> Device:
@@ -296,6 +304,7 @@ class Here:
             objective=objective or self._task.objective,
             seed=seed,
             cost=self.spent,
+            trainer=self._trainer,
         )
         return x
 

@@ -19,6 +19,7 @@ from airloom.errors import RecordError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 FORMAT = "airloom-record/1"
 FILE = "record.jsonl"
@@ -118,6 +119,14 @@ class Record:
         import pandas as pd
 
         return pd.DataFrame(self.points)
+
+    def plot(self, path: Path | str | None = None, *, metric: str | None = None) -> Figure:
+        """Return the figure of this run: a metric (default `accuracy`, or the target's) against seconds, bytes and joules; also written to `path`."""
+        from airloom.records.compare import build
+
+        goal = cast("list[Any] | None", self.header.get("target"))
+        target = (str(goal[0]), float(goal[1])) if goal and metric in (None, goal[0]) else None
+        return build([self], target=target, metric=metric).plot(path)
 
 
 class RecordWriter:

@@ -59,6 +59,8 @@ def phones(
         on_s, off_s: mean seconds that a phone stays and stays away; None: always there.
         task: data set and partition. Where the data do not suffice for 8 own samples each, phones draw from shared rows ("resample").
     """
+    if not 1 <= base_stations <= devices:
+        raise ScenarioError(f"phones(devices={devices}, base_stations={base_stations}): allowed: one station or more, a phone for each of them")
     if (on_s is None) != (off_s is None):
         raise ScenarioError(f"phones(on_s={on_s}, off_s={off_s}): give both or neither")
     churn = AlwaysOn() if on_s is None or off_s is None else Markov(on_s=on_s, off_s=off_s)

@@ -43,8 +43,21 @@ def personal(task: Task, models: Mapping[str, Any], part: str, predict: Predict 
     """Return `<metric>_mean`, `<metric>_p10` and `<metric>_worst` over the devices in `models`.
 
     Each device's model is evaluated on `personal_rows_of` it. `p10`: nine devices in ten do at least as well (where less is better this is the 90th
-    percentile of the values). A model that several devices share is run once.
+    percentile of the values).
     """
+    values = by_device(task, models, part, predict)
+    result: dict[str, float] = {}
+    for m in [metric(name) for name in task.metrics]:
+        series = np.array(list(values[m.name].values()))
+        is_up = m.direction == "up"
+        result[f"{m.name}_mean"] = float(series.mean())
+        result[f"{m.name}_p10"] = float(np.quantile(series, 0.1 if is_up else 0.9))
+        result[f"{m.name}_worst"] = float(series.min() if is_up else series.max())
+    return result
+
+
+def by_device(task: Task, models: Mapping[str, Any], part: str, predict: Predict | None) -> dict[str, dict[str, float]]:
+    """Return each metric of each device's model on `personal_rows_of` it, by metric and device. A model that several devices share is run once."""
     if not models:
         raise ScenarioError(f"evaluate_personal(models={{}}) of '{task.name}': needs the model of at least one device")
     x, y = tensors(task, part)
@@ -52,7 +65,7 @@ def personal(task: Task, models: Mapping[str, Any], part: str, predict: Predict 
     sharing: dict[int, list[str]] = {}
     for device, model in models.items():
         sharing.setdefault(id(model), []).append(device)
-    values: dict[str, list[float]] = {m.name: [] for m in chosen}
+    values: dict[str, dict[str, float]] = {m.name: {} for m in chosen}
     for devices in sharing.values():
         rows = [personal_rows_of(task, device, part) for device in devices]
         used, where = np.unique(np.concatenate(rows), return_inverse=True)
@@ -61,15 +74,8 @@ def personal(task: Task, models: Mapping[str, Any], part: str, predict: Predict 
         starts = np.cumsum([0, *map(len, rows[:-1])])
         for m in chosen:
             means = np.add.reduceat(per_row[m.rows].numpy()[where], starts) / [len(r) for r in rows]
-            values[m.name].extend(m.finish(float(value)) for value in means)
-    result: dict[str, float] = {}
-    for m in chosen:
-        series = np.array(values[m.name])
-        is_up = m.direction == "up"
-        result[f"{m.name}_mean"] = float(series.mean())
-        result[f"{m.name}_p10"] = float(np.quantile(series, 0.1 if is_up else 0.9))
-        result[f"{m.name}_worst"] = float(series.min() if is_up else series.max())
-    return result
+            values[m.name].update({device: m.finish(float(value)) for device, value in zip(devices, means, strict=True)})
+    return values
 
 
 def personal_rows_of(task: Task, device: str, part: str = "test") -> Rows:

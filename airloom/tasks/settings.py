@@ -146,7 +146,7 @@ def make_task(
         natural=natural,
         personal_rows=settings.personal_rows,
         seed=seed,
-        settings=asdict(settings),
+        settings={**asdict(settings), "dataset": data.name},
     )
     if settings.partition != "vertical" or model is not None:
         task.check()

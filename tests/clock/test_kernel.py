@@ -75,11 +75,15 @@ def test_endings_run_once_per_instant_and_may_add_to_it() -> None:
         kernel.at(kernel.now, seen.append, pending.pop())
         return True
 
+    def unsettle(what: str) -> None:
+        pending.append(what)
+        kernel.is_unsettled = True
+
     kernel.endings.append(ending)
     kernel.at(1.0, seen.append, "early")
     kernel.at(2.0, seen.append, "next")
     pending.clear()
-    kernel.at(1.0, lambda _: pending.append("late"), None)
+    kernel.at(1.0, unsettle, "late")
     kernel.run()
     assert seen == ["early", "late", "next"]
 

@@ -312,3 +312,14 @@ def test_a_mean_equal_to_the_target_counts() -> None:
         points = [at(r, accuracy=float(target)) for r in range(5)]
         assert reached(points, "accuracy", float(target), "higher") is not None
         assert reached(points, "accuracy", float(target), "lower") is not None
+
+
+def test_a_record_draws_itself(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "run", {"method": "m", "seed": 0, "target": ["accuracy", 0.9]}) as writer:
+        for i in range(3):
+            spent = {"seconds": i + 1.0, "round": i, "bytes_up": 1.0, "bytes_down": 1.0, "joules": i + 1.0}
+            writer.point({**spent, "accuracy": 0.5 + i / 10, "loss": 1.0 / (i + 1)})
+    record = load(tmp_path / "run")
+    assert record.plot().axes[0].get_ylabel() == "accuracy"
+    assert record.plot(tmp_path / "loss.pdf", metric="loss").axes[0].get_ylabel() == "loss"
+    assert (tmp_path / "loss.pdf").read_bytes().startswith(b"%PDF")
