@@ -15,7 +15,6 @@ from typing import Any
 
 from airloom.methods.ada_lora_is import AdaLoRAIS
 from airloom.methods.fslora import FSLoRA
-from airloom.methods.hetlora import HetLoRA
 from airloom.models.step import AdamW
 from airloom.network.access import cells
 from airloom.network.network import Network
@@ -27,17 +26,16 @@ from benchmarks.claims.harness import RECORDS, Outcome, Plan, Side, keep, play, 
 
 CASE = "20 phones, one cell"
 DEVICES, BUDGETS = 20, (4, 8, 16)
-STEPS: dict[str, Any] = {"local_steps": 5, "batch_size": 16, "optimizer": AdamW(weight_decay=0.0)}
+STEPS: dict[str, Any] = {"local_steps": 10, "batch_size": 16, "optimizer": AdamW(weight_decay=0.0)}
 PLANNED: dict[str, Any] = {**STEPS, "nu": 0.9, "beta": 8.0, "floor": 0.2}
 SIDES = (
-    Side(label="uniform", method=AdaLoRAIS, fields={**STEPS, "scheme": "fix", "q": 0.4, "ratio": "budget"}),
+    Side(label="uniform", method=AdaLoRAIS, fields={**STEPS, "scheme": "fix", "q": 0.3, "ratio": "budget"}),
     Side(label="q only", method=AdaLoRAIS, fields={**PLANNED, "ratio": "budget"}),
-    Side(label="k only", method=AdaLoRAIS, fields={**PLANNED, "scheme": "fix", "q": 0.4}),
+    Side(label="k only", method=AdaLoRAIS, fields={**PLANNED, "scheme": "fix", "q": 0.3}),
     Side(label="ada_lora_is", method=AdaLoRAIS, fields=PLANNED),
-    Side(label="fslora", method=FSLoRA, fields={**STEPS, "fraction": 0.4}),
-    Side(label="hetlora", method=HetLoRA, fields={**STEPS, "fraction": 0.4, "weights": "equal"}),
+    Side(label="fslora", method=FSLoRA, fields={**STEPS, "fraction": 0.3}),
 )
-FULL = Plan(cases={CASE: 30}, last=5, target=0.6, lrs=(0.003, 0.01, 0.03), seeds=(0, 1, 2), tuning_seeds=(100,))
+FULL = Plan(cases={CASE: 12}, last=3, target=0.6, lrs=(0.003, 0.01, 0.03), seeds=(0, 1, 2), tuning_seeds=(100,))
 SMALL = Plan(cases={CASE: 4}, last=2, target=0.6, lrs=(0.01,), seeds=(0,), tuning_seeds=())
 ABOUT = {
     "data": "digits", "model": "mlp 64-64-64-10, pretrained on the digits 0 to 4", "rank": RANK, "scale": 1.0, "budgets": list(BUDGETS),

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.claims import fedzo, ics, mtgc, sequential_fl, whale_fl
+from benchmarks.claims import ada_lora_is, fedzo, fslora, ics, mtgc, sequential_fl, whale_fl
 from benchmarks.claims.harness import RECORDS, Outcome
 
 
@@ -96,3 +96,22 @@ def test_fedzo() -> None:
     assert accuracy["H = 5, share 0.4"] > accuracy["H = 5"] > accuracy["H = 5, share 0.1"]
     noise = [accuracy[f"H = 5, share 0.4, air {db} dB"] for db in ("inf", "0", "-10")]
     assert noise == sorted(noise, reverse=True)
+
+
+@pytest.mark.claims
+def test_fslora() -> None:
+    outcome = fslora.run(folder=RECORDS)
+    mean = {side.label: outcome.mean(fslora.CASE, side.label, "accuracy") for side in fslora.SIDES}
+    sent = {side.label: outcome.mean(fslora.CASE, side.label, "bytes_up") for side in fslora.SIDES}
+    assert mean["fslora"] > max(mean["hetlora, equal"], mean["hetlora, norm"])
+    assert sent["fslora"] == pytest.approx(sent["hetlora, equal"], rel=0.02)
+
+
+@pytest.mark.claims
+def test_ada_lora_is() -> None:
+    outcome = ada_lora_is.run(folder=RECORDS)
+    seconds = {side.label: outcome.mean(ada_lora_is.CASE, side.label, "seconds") for side in ada_lora_is.SIDES}
+    accuracy = {side.label: outcome.mean(ada_lora_is.CASE, side.label, "accuracy") for side in ada_lora_is.SIDES}
+    # the same number of rounds: choosing both has the shortest ones, choosing probabilities shorter ones than choosing nothing
+    assert seconds["ada_lora_is"] < seconds["q only"] < seconds["uniform"]
+    assert accuracy["ada_lora_is"] > max(accuracy["k only"], accuracy["uniform"])
