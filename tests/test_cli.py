@@ -84,7 +84,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0 and done.stderr.strip() == "set()"
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # seconds of one core; a loaded machine has no say
     commands = set(re.findall(r"^│ (\w+)  ", done.stdout, flags=re.MULTILINE))
-    assert commands == {"run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor"}
+    assert commands == {"run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor", "calibrate", "predict"}
 
 
 def test_version_and_unknown_commands(airloom: Any) -> None:
@@ -144,7 +144,9 @@ BAD = [
     (["run", "fedavg", "--target", "speed=1"], "allowed are accuracy, loss"),
     (["run", "fedavg", "--budget", "hours=1"], "seconds"),
     (["run", "fedavg", "--budget", "seconds=0"], "positive"),
-    (["run", "fedavg", "--engine", "cloud"], "simulated"),
+    (["run", "fedavg", "--engine", "cloud"], "simulated, ray"),
+    (["compare", "fedavg", "--workers", "many"], "integers >= 1 and ray"),
+    (["predict", "fedavg", "--scenario", "gone.json"], "check the path"),
     (["run", "fedavg", "--executor", "magic"], "loop"),
     (["run", "fedavg", "--scenario", "phone"], "did you mean phones"),
     (["run", "fedavg", "--scenario", "gone.py"], "check the path"),

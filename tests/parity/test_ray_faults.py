@@ -169,7 +169,7 @@ def test_a_killed_driver_goes_on_from_the_last_round(method: str, tmp_path: Path
     words = ["run", method, "--scenario", WORLD, "--engine", "ray", "--budget", "rounds=40", "--target", "none", "--checkpoint-every", "0"]
     first = subprocess.Popen([sys.executable, "-m", "airloom", *words, "--out", str(tmp_path / "run")], start_new_session=True)
     record = tmp_path / "run" / "record.jsonl"
-    until = time.monotonic() + 180
+    until = time.monotonic() + 300
     while time.monotonic() < until and not (record.is_file() and record.read_bytes().count(b'"kind":"point"') >= 5):
         time.sleep(0.02)
     assert first.poll() is None
