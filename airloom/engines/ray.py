@@ -35,7 +35,7 @@ from airloom.engines.places import Peer, PlaceNode, PlaceRef, Unreachable, pack,
 from airloom.errors import DeviceLost, MissingExtra, RunFailed, ScenarioError, Unsupported
 from airloom.network.network import Network
 from airloom.program.method import Method, Service
-from airloom.program.tree import leaves, map_leaves
+from airloom.program.tree import leaves
 from airloom.tasks.task import Task
 
 PATIENCE_S = 5.0  # least silence after which a place is given up: on a busy machine an answer may take seconds
@@ -517,7 +517,7 @@ class RayWorld(MeasuredWorld):
             await asyncio.gather(*[restore(name) for name in self.places])
 
         self._sync(all())
-        return map_leaves(lambda leaf: leaf, self.peer.wire.decode(blob))
+        return self.peer.wire.decode(blob)
 
     def close(self) -> None:
         if self.is_closed:

@@ -89,11 +89,13 @@ class Patient(Method):
 
     Arguments:
         timeout_s: longest wait per round; None waits for everybody.
+        period_s: round t begins at t times this, or as soon as the one before has ended.
         is_until_back: end two rounds after somebody who was lost has come again.
     """
 
     work_s: float = 0.6
     timeout_s: float | None = None
+    period_s: float = 0.0
     is_until_back: bool = False
 
     def init(self, node: Node, x: Params) -> State:
@@ -103,6 +105,7 @@ class Patient(Method):
         return self.is_until_back and s["whole"] == 2
 
     def round(self, server: Node, s: State) -> State:
+        server.sleep(s["t"] * self.period_s)
         sent = server.clients
         refs = server.map(self.client, sent, s["x"])
         came, late, lost = server.first(refs, len(refs), self.timeout_s)

@@ -41,7 +41,9 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in found if line["kind"] == kind]
 
 
-def disturbed(out: Path, acts: Mapping[int, Callable[[dict[str, int]], None]], rounds: int, method: str = "tests.parity.methods:Patient") -> api.Run:
+def disturbed(
+    out: Path, acts: Mapping[int, Callable[[dict[str, int]], None]], rounds: int, method: str = "tests.parity.methods:Patient", period_s: float = 0.0
+) -> api.Run:
     """Run with `acts[t]` done in the middle of round t, given the process ids of all places."""
     from airloom.engines import ray
 
@@ -64,7 +66,7 @@ def disturbed(out: Path, acts: Mapping[int, Callable[[dict[str, int]], None]], r
             act(dict(worlds[-1].pids))
 
         if act is not None:
-            timers.append(threading.Timer(0.3, happen))
+            timers.append(threading.Timer(max(0.0, period_s * (point["round"] + 1) - point["seconds"]) + 0.3, happen))
             timers[-1].start()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -125,18 +127,14 @@ def test_half_of_the_places_die_in_one_round(tmp_path: Path) -> None:
 
 
 def test_the_simulator_with_the_same_losses_has_the_same_cohorts(tmp_path: Path) -> None:
-    rounds = 8
-    real = disturbed(tmp_path / "real", {1: kill("board2"), 4: kill("board0")}, rounds)
-    stamps = [0.0, *[point["seconds"] for point in real.points]]
-    round_s = sorted(b - a for a, b in itertools.pairwise(stamps))[rounds // 2]
-    alone = api.run(Patient(), scenario=WORLD, budget={"rounds": 1}, target=None, out=None, executor="loop")
-    again = simulated(tmp_path / "again", real, ["board2", "board0"], rounds, Patient(work_s=0.6 + round_s - alone.points[0]["seconds"]))
+    # rounds begin every 5 s and work takes 2 s in both, so that a busy machine's noise does not move a loss into another round
+    method, rounds = Patient(work_s=2.0, period_s=5.0), 5
+    text = "tests.parity.methods:Patient:work_s=2.0,period_s=5.0"
+    real = disturbed(tmp_path / "real", {1: kill("board2"), 3: kill("board0")}, rounds, text, method.period_s)
+    again = simulated(tmp_path / "again", real, ["board2", "board0"], rounds, method)
     assert [point["lost"] for point in real.points if point["lost"]] == ["board2", "board0"]
-    for one, two in zip(real.points, again.points, strict=True):
-        t = one["round"]
-        changes = [line for line in lines(tmp_path / "real", "presence") if line["is_there"] and abs(line["seconds"] - stamps[t]) < 0.3]
-        if not changes:  # who comes back within the machines' noise of a round's beginning may be in it here and not there
-            assert (one["came"], one["lost"]) == (two["came"], two["lost"]), t
+    names = ("sent", "came", "lost", "late")
+    assert [[point[name] for name in names] for point in again.points] == [[point[name] for name in names] for point in real.points]
 
 
 def test_a_slow_place_misses_the_round_and_is_in_the_next(tmp_path: Path) -> None:
@@ -171,7 +169,7 @@ def test_a_killed_driver_goes_on_from_the_last_round(method: str, tmp_path: Path
     words = ["run", method, "--scenario", WORLD, "--engine", "ray", "--budget", "rounds=40", "--target", "none", "--checkpoint-every", "0"]
     first = subprocess.Popen([sys.executable, "-m", "airloom", *words, "--out", str(tmp_path / "run")], start_new_session=True)
     record = tmp_path / "run" / "record.jsonl"
-    until = time.monotonic() + 180
+    until = time.monotonic() + 300
     while time.monotonic() < until and not (record.is_file() and record.read_bytes().count(b'"kind":"point"') >= 5):
         time.sleep(0.02)
     assert first.poll() is None
