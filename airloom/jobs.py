@@ -167,7 +167,7 @@ def header(job: Job, scenario: Scenario) -> dict[str, Any]:
         "scenario": {**made["scenario"], "name": scenario.name, "facts": dict(scenario.fields)},
         "class": described["method"],
         "module": described["module"],
-        "clock": "simulated",
+        "clock": "simulated" if job.engine == "simulated" else "measured",
         "target": job.options.target,
         "budget": dict(job.options.budget if job.options.budget is not None else scenario.budget),
         "network": scenario.network.describe(),

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
-from airloom.engines.executors import Executor, make_executor
+from airloom.engines.executors import make_executor
 from airloom.engines.freeze import freeze, thaw
+from airloom.engines.measured import World
 from airloom.engines.simnode import SimNode
 from airloom.engines.simulated import Simulation
 from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.program.method import Method, Service
+from airloom.program.node import Node
 from airloom.program.tree import leaves, map_leaves
 from airloom.records import checkpoint
 from airloom.records.record import RecordWriter, direction_of, reached
@@ -28,7 +30,7 @@ from airloom.scenarios.scenario import BUDGETS, Scenario
 
 Progress = Callable[[Mapping[str, Any]], None]
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
-ENGINES = ("simulated",)
+ENGINES = ("simulated", "ray")
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
 FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation
 
@@ -82,7 +84,7 @@ class Run:
 
 
 class Runner:
-    """Drives one simulated run: rounds, evaluation, budgets, targets, record and checkpoints."""
+    """Drives one run, simulated (`run`) or on real machines (`measure`): rounds, evaluation, budgets, targets, record and checkpoints."""
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class Runner:
         self.state: Any = None
         self.reason = ""
         self.payloads: Any = None
+        self.world: Simulation | World | None = None
 
     # --- the run ----------------------------------------------------------------------------------------------------------------------
 
@@ -128,19 +131,15 @@ class Runner:
         check_shape(self.method, scenario)
         executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method)
         log = self._log_payload if options.log_payloads and self.out is not None else None
-        sim = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log)
-        if self.out is not None:
-            self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, {**self.header, "executor": executor.name})
+        sim = self.world = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log)
+        self._open_record({**self.header, "executor": executor.name}, is_resumed)
         state, number = None, None
         if frozen is not None:
             tree, tensors = frozen
             kept, number = thaw(sim, self.method, tree, tensors, {scenario.task.model.key: scenario.task.model})
-            state, self.model, self.last = kept["state"], kept["model"], tree["extra"]["last"]
-            self.reports = tree["extra"]["reports"]
-            self.window = tree["extra"]["window"]
-            self.is_reached = tree["extra"]["is_reached"]
+            state = self._take_up(kept, tree["extra"])
         if self.writer is not None and is_resumed:
-            self.writer.resume(round=sim.numerics.round, seconds=sim.kernel.now)
+            self.writer.resume(round=sim.round, seconds=sim.kernel.now)
         root = scenario.network.root
         over: list[BaseException | None] = []
         text = self._text(sim, state)
@@ -178,7 +177,67 @@ class Runner:
             executor.close()
             if self.payloads is not None:
                 self.payloads.close()
-        summary = self._summary(sim, executor, status, error)
+        more = {"flushes": sim.numerics.flushes, "calls": sim.numerics.flushed_calls, "devices": sim.device_totals()}
+        return self._end(self._summary(sim.stamp(), sim.round, status, error) | more, status, error)
+
+    def measure(self, world: World, frozen: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]] | None = None, is_resumed: bool = False) -> Run:
+        """Run on real machines to an end; a failure is recorded before it is raised. Closes the world."""
+        self.world = world
+        world.on_report = self._report
+        status, error, stamp, devices = "failed", None, None, {}
+        try:
+            self._open_record(self.header, is_resumed)
+            state = None
+            if frozen is not None:
+                tree, tensors = frozen
+                kept = world.thaw({name: bytes(tensor.numpy()) for name, tensor in tensors.items()})
+                world.round = tree["round"]
+                state = self._take_up(kept, tree["extra"])
+            if self.writer is not None and is_resumed:
+                self.writer.resume(round=world.round, seconds=world.clock.now_s())
+            self._measured_text(world, state)
+            status, stamp, devices = self.reason, world.stamp(), world.device_totals()
+        except KeyboardInterrupt as caught:
+            status, error = "interrupted", caught
+        except RecordError:
+            raise
+        except AirloomError as caught:
+            error = caught
+        except BaseException as caught:
+            error = RunFailed(f"{type(self.method).__name__} in round {world.round}: {type(caught).__name__}: {caught}")
+            error.__cause__ = caught
+        finally:
+            world.close()
+        return self._end(self._summary(stamp or world.last_stamp, world.round, status, error) | {"devices": devices}, status, error)
+
+    def _measured_text(self, world: World, s: Any) -> None:
+        """The root program on real machines: init, rounds until an end, finish."""
+        method, node = self.method, world.node
+        if isinstance(method, Service):
+            method.run(node)
+            self.reason = "done"
+            return
+        if s is None:
+            s = method.init(node, self.scenario.task.model.initial(self.seed))
+        while not self._is_over(world, node, s):
+            s = method.round(node, s)
+            world.round += 1
+            world.end_round(s)
+            self._checkpoint_measured(world, s)
+        method.finish(node, s)
+
+    def _open_record(self, header: Mapping[str, Any], is_resumed: bool) -> None:
+        if self.out is not None:
+            self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, header)
+
+    def _take_up(self, kept: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+        """Go on with the curve that a checkpoint left; return the method's state."""
+        self.model, self.last = kept["model"], extra["last"]
+        self.reports, self.window, self.is_reached = extra["reports"], extra["window"], extra["is_reached"]
+        return kept["state"]
+
+    def _end(self, summary: dict[str, Any], status: str, error: BaseException | None) -> Run:
+        """Write the end of the run; raise what ended it early."""
         if self.writer is not None:
             try:
                 if status != "failed":
@@ -228,7 +287,7 @@ class Runner:
         sim.kernel.is_awaiting_change = True
         sim.park("a change of the network")
 
-    def _is_over(self, sim: Simulation, node: SimNode, s: Any) -> bool:
+    def _is_over(self, world: Simulation | World, node: Node, s: Any) -> bool:
         """Whether the run ends at this round boundary, and why."""
         assert isinstance(self.method, Method)
         if self.method.done(node, s):
@@ -236,30 +295,31 @@ class Runner:
         elif self.options.stop_at_target and self.is_reached:
             self.reason = "target"
         else:
-            stamp = sim.stamp()
+            stamp = world.stamp()
             nbytes = stamp["bytes_up"] + stamp["bytes_down"]
-            spent = {"seconds": stamp["seconds"], "bytes": nbytes, "joules": stamp["joules"], "rounds": sim.numerics.round}
+            spent = {"seconds": stamp["seconds"], "bytes": nbytes, "joules": stamp["joules"], "rounds": world.round}
             self.reason = "budget" if any(spent[name] >= amount for name, amount in self.budget.items()) else ""
         return bool(self.reason)
 
     # --- the curve --------------------------------------------------------------------------------------------------------------------
 
-    def _report(self, node: SimNode, model: Any, personal: Any, metrics: dict[str, Any]) -> None:
+    def _report(self, node: Node, model: Any, personal: Any, metrics: dict[str, Any]) -> None:
         """A point of the curve: stamped, evaluated off the clock, written."""
-        sim, task = node.sim, self.scenario.task
+        world, task = self.world, self.scenario.task
+        assert world is not None
         for name, value in metrics.items():
             if not isinstance(value, int | float | str | bool | None):
                 metrics[name] = float(value) if getattr(value, "ndim", 1) == 0 else list(value)
-        point: dict[str, Any] = {**sim.stamp(), "round": sim.numerics.round, **metrics}
+        point: dict[str, Any] = {**world.stamp(), "round": world.round, **metrics}
         if (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
             predict = self.method.predict if isinstance(self.method, Method) and type(self.method).predict is not Method.predict else None
             if model is not None:
-                self.model = map_leaves(sim.numerics.value_of, model)
+                self.model = map_leaves(world.value_of, model)
                 point |= task.evaluate(self.model, "test", predict=predict)
                 if len(task.dataset.y_validation):
                     point |= {f"validation_{key}": value for key, value in task.evaluate(self.model, "validation", predict=predict).items()}
             if personal is not None:
-                models = map_leaves(sim.numerics.value_of, dict(personal))
+                models = map_leaves(world.value_of, dict(personal))
                 point |= task.evaluate_personal(models, "test", predict=predict)
                 if model is None:
                     self.model = models
@@ -267,7 +327,7 @@ class Runner:
                     if len(task.dataset.y_validation):
                         own = task.evaluate_personal(models, "validation", predict=predict)
                         point |= {f"validation_{name}": own[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in own}
-            self._check_finite(point, sim)
+            self._check_finite(point, world.round)
             self._watch_target(point)
             self.last = point
         self.reports += 1
@@ -277,11 +337,11 @@ class Runner:
         if self.progress is not None:
             self.progress(point)
 
-    def _check_finite(self, point: Mapping[str, Any], sim: Simulation) -> None:
+    def _check_finite(self, point: Mapping[str, Any], round: int) -> None:
         bad = [name for name, value in point.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad:
             raise RunFailed(
-                f"{type(self.method).__name__}: training diverged in round {sim.numerics.round} at {sim.kernel.now:.6g} s ({', '.join(bad)} "
+                f"{type(self.method).__name__}: training diverged in round {round} at {point['seconds']:.6g} s ({', '.join(bad)} "
                 f"not finite); use a smaller lr or clip_norm"
             )
 
@@ -296,28 +356,40 @@ class Runner:
     # --- what is left behind ----------------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, sim: Simulation, s: Any) -> None:
-        every_s = self.options.checkpoint_every_s
-        if self.out is None or every_s is None or time.monotonic() - self.wall_s < every_s:
-            return
-        self.wall_s = time.monotonic()
-        extra = {"reports": self.reports, "window": self.window, "is_reached": self.is_reached, "last": self.last}
-        # the last model is the run's result, also if no round after a resume reports one
-        kept = {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params) else None, self.model)}
-        tree, tensors = freeze(sim, self.method, kept, extra)
-        checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
+        if self.out is not None and self._is_time():
+            tree, tensors = freeze(sim, self.method, self._kept(s), self._extra())
+            checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
 
-    def _summary(self, sim: Simulation, executor: Executor, status: str, error: BaseException | None) -> dict[str, Any]:
-        stamp = sim.stamp()
+    def _checkpoint_measured(self, world: World, s: Any) -> None:
+        if self.out is not None and self._is_time():
+            world.clock.stop()
+            parts = {name: torch.frombuffer(bytearray(raw), dtype=torch.uint8) for name, raw in world.freeze(self._kept(s)).items()}
+            checkpoint.save(self.out / "checkpoint.safetensors", {"round": world.round, "extra": self._extra()}, parts)
+            world.clock.go_on()
+
+    def _is_time(self) -> bool:
+        """Whether a checkpoint is due now."""
+        every_s = self.options.checkpoint_every_s
+        if every_s is None or time.monotonic() - self.wall_s < every_s:
+            return False
+        self.wall_s = time.monotonic()
+        return True
+
+    def _kept(self, s: Any) -> dict[str, Any]:
+        # the last model is the run's result, also if no round after a resume reports one
+        return {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params) else None, self.model)}
+
+    def _extra(self) -> dict[str, Any]:
+        return {"reports": self.reports, "window": self.window, "is_reached": self.is_reached, "last": self.last}
+
+    def _summary(self, stamp: Mapping[str, float], rounds: int, status: str, error: BaseException | None) -> dict[str, Any]:
         last = self.last
         return {
             "status": status,
             **stamp,
-            "rounds": sim.numerics.round,
+            "rounds": rounds,
             "metrics": {name: last[name] for name in last if name.split("_")[0] in self.scenario.task.metrics or name.startswith("validation_")},
             "digest": digest(self.model, stamp),
-            "flushes": sim.numerics.flushes,
-            "calls": sim.numerics.flushed_calls,
-            "devices": sim.device_totals(),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }
 

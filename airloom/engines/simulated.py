@@ -516,6 +516,15 @@ class Simulation:
 
     # --- rounds and totals ------------------------------------------------------------------------------------------------------------
 
+    @property
+    def round(self) -> int:
+        """Rounds that have ended."""
+        return self.numerics.round
+
+    def value_of(self, leaf: Any) -> Any:
+        """The value that a Ref names; other leaves as they are."""
+        return self.numerics.value_of(leaf)
+
     def end_round(self) -> None:
         """A round ends: relays and places drop what only the round needed."""
         self.wires.forget_copies()
