@@ -6,6 +6,7 @@ job runs: each process computes with one thread, and every draw is keyed by the 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import queue
@@ -26,13 +27,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from airloom.engines.executors import make_executor
-from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RecordError, RunFailed, ScenarioError
+from airloom.engines.measured import MeasuredWorld
+from airloom.errors import AirloomError, DeviceLost, DoesNotFit, MissingExtra, RecordError, RunFailed, ScenarioError
+from airloom.network.network import Network
 from airloom.program.method import Method, Service
 from airloom.records import checkpoint
 from airloom.records.record import FILE, load
 from airloom.resolve import Candidate, Unpackable, World, fields_of, find_function, find_method, pack, unpack
 from airloom.runner import Options, Progress, Run, Runner, check_engine, check_shape, describe_method, versions
 from airloom.scenarios.scenario import Scenario
+from airloom.tasks.task import Task
 
 CHECKPOINT = "checkpoint.safetensors"
 RUN_ERRORS = (RunFailed, DoesNotFit, DeviceLost)  # of a run that began; all others are bad input
@@ -139,11 +143,24 @@ def check(job: Job) -> Scenario:
     """Return the job's scenario if it can run there; otherwise raise what the run would raise, before any file is written."""
     scenario = job.world.build(job.seed)
     check_engine(job.method, job.engine)
+    if job.engine != "simulated":
+        check_extra(job.engine)
+        if not job.is_portable:
+            raise ScenarioError(
+                f"{job.label} on engine '{job.engine}': its method or scenario is an object that no file holds, so no other machine can build it; "
+                f"give both by name or file"
+            )
     Runner(scenario, job.method, job.seed, job.options, None, {}, None)
     check_shape(job.method, scenario)
     executor = job.options.executor
     make_executor("loop" if executor in ("auto", "pool") else executor, job.options.workers, scenario.network, scenario.task, job.seed, job.method)
     return scenario
+
+
+def check_extra(engine: str) -> None:
+    """Refuse an engine whose extra is not installed."""
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise MissingExtra("ray", "engine ray")
 
 
 def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_resumed: bool = False) -> Run:
@@ -155,8 +172,24 @@ def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_
     if is_resumed and out is not None and (out / CHECKPOINT).is_file():
         frozen = checkpoint.load(out / CHECKPOINT)
     with _one_thread():
-        run = runner.run(frozen, is_resumed)
+        run = runner.run(frozen, is_resumed) if job.engine == "simulated" else runner.measure(open_world(job, scenario), frozen, is_resumed)
     return replace(run, points=load(out).points) if is_resumed and out is not None else run
+
+
+def open_world(job: Job, scenario: Scenario) -> MeasuredWorld:
+    """Return the job's world on real machines; its places build the same job from its text."""
+    from airloom.engines.ray import RayWorld
+
+    described = json.dumps(job.describe())
+    network, task = scenario.network, scenario.task
+    return RayWorld(network, task, job.method, job.seed, make=f"{__name__}:built", described=described, address=job.options.address)
+
+
+def built(described: str) -> tuple[Network, Task, Method | Service, int]:
+    """Return what a place needs of a job's text."""
+    job = Job.of(json.loads(described))
+    scenario = job.world.build(job.seed)
+    return scenario.network, scenario.task, job.method, job.seed
 
 
 def header(job: Job, scenario: Scenario) -> dict[str, Any]:
@@ -239,7 +272,8 @@ def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_res
         KeyboardInterrupt: after all records were closed.
     """
     work = sorted(work, key=lambda pair: pair[0].seed)  # the same world is built once
-    if min(workers, len(work)) > 1 and all(job.is_portable for job, _ in work):
+    is_here = any(job.engine != "simulated" for job, _ in work)  # real machines are one world; runs there follow each other
+    if min(workers, len(work)) > 1 and not is_here and all(job.is_portable for job, _ in work):
         _Spread(work, min(workers, len(work)), tell, is_resumed).run()
         return
     for job, out in work:

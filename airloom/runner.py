@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import math
 import platform
 import time
@@ -16,7 +17,7 @@ import torch
 
 from airloom.engines.executors import make_executor
 from airloom.engines.freeze import freeze, thaw
-from airloom.engines.measured import World
+from airloom.engines.measured import MeasuredWorld
 from airloom.engines.simnode import SimNode
 from airloom.engines.simulated import Simulation
 from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, Unsupported
@@ -29,8 +30,10 @@ from airloom.records.record import RecordWriter, direction_of, reached
 from airloom.scenarios.scenario import BUDGETS, Scenario
 
 Progress = Callable[[Mapping[str, Any]], None]
+Frozen = tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]  # a checkpoint: JSON and tensors
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
 ENGINES = ("simulated", "ray")
+MEASURED = "measured.jsonl"  # what a run on real machines saw, line by line
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
 FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation
 
@@ -47,7 +50,8 @@ class Options:
         budget: any of seconds, bytes, joules, rounds; the run ends at the round boundary after the first one is spent.
         eval_every: rounds between evaluations.
         checkpoint_every_s: least wall seconds between checkpoints; 0 writes one at every round, None none.
-        log_payloads: write a line per message that crossed a link.
+        log_payloads: write a line per message that crossed a link; on real machines that is always in `measured.jsonl`.
+        address: HOST:PORT of the cluster that a run on real machines joins; None starts one here.
     """
 
     executor: str = "auto"
@@ -58,6 +62,7 @@ class Options:
     eval_every: int = 1
     checkpoint_every_s: float | None = 30.0
     log_payloads: bool = False
+    address: str | None = None
 
     def __post_init__(self) -> None:
         if self.eval_every < 1:
@@ -121,11 +126,11 @@ class Runner:
         self.state: Any = None
         self.reason = ""
         self.payloads: Any = None
-        self.world: Simulation | World | None = None
+        self.world: Simulation | MeasuredWorld | None = None
 
     # --- the run ----------------------------------------------------------------------------------------------------------------------
 
-    def run(self, frozen: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]] | None = None, is_resumed: bool = False) -> Run:
+    def run(self, frozen: Frozen | None = None, is_resumed: bool = False) -> Run:
         """Run to an end; a failure is recorded before it is raised."""
         scenario, options = self.scenario, self.options
         check_shape(self.method, scenario)
@@ -180,7 +185,9 @@ class Runner:
         more = {"flushes": sim.numerics.flushes, "calls": sim.numerics.flushed_calls, "devices": sim.device_totals()}
         return self._end(self._summary(sim.stamp(), sim.round, status, error) | more, status, error)
 
-    def measure(self, world: World, frozen: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]] | None = None, is_resumed: bool = False) -> Run:
+    def measure(
+        self, world: MeasuredWorld, frozen: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]] | None = None, is_resumed: bool = False
+    ) -> Run:
         """Run on real machines to an end; a failure is recorded before it is raised. Closes the world."""
         self.world = world
         world.on_report = self._report
@@ -197,6 +204,7 @@ class Runner:
                 self.writer.resume(round=world.round, seconds=world.clock.now_s())
             self._measured_text(world, state)
             status, stamp, devices = self.reason, world.stamp(), world.device_totals()
+            self._log_measured(world)
         except KeyboardInterrupt as caught:
             status, error = "interrupted", caught
         except RecordError:
@@ -210,9 +218,9 @@ class Runner:
             world.close()
         return self._end(self._summary(stamp or world.last_stamp, world.round, status, error) | {"devices": devices}, status, error)
 
-    def _measured_text(self, world: World, s: Any) -> None:
+    def _measured_text(self, world: MeasuredWorld, s: Any) -> None:
         """The root program on real machines: init, rounds until an end, finish."""
-        method, node = self.method, world.node
+        method, node = self.method, world.root
         if isinstance(method, Service):
             method.run(node)
             self.reason = "done"
@@ -223,6 +231,7 @@ class Runner:
             s = method.round(node, s)
             world.round += 1
             world.end_round(s)
+            self._log_measured(world)
             self._checkpoint_measured(world, s)
         method.finish(node, s)
 
@@ -287,7 +296,7 @@ class Runner:
         sim.kernel.is_awaiting_change = True
         sim.park("a change of the network")
 
-    def _is_over(self, world: Simulation | World, node: Node, s: Any) -> bool:
+    def _is_over(self, world: Simulation | MeasuredWorld, node: Node, s: Any) -> bool:
         """Whether the run ends at this round boundary, and why."""
         assert isinstance(self.method, Method)
         if self.method.done(node, s):
@@ -360,7 +369,7 @@ class Runner:
             tree, tensors = freeze(sim, self.method, self._kept(s), self._extra())
             checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
 
-    def _checkpoint_measured(self, world: World, s: Any) -> None:
+    def _checkpoint_measured(self, world: MeasuredWorld, s: Any) -> None:
         if self.out is not None and self._is_time():
             world.clock.stop()
             parts = {name: torch.frombuffer(bytearray(raw), dtype=torch.uint8) for name, raw in world.freeze(self._kept(s)).items()}
@@ -403,9 +412,13 @@ class Runner:
         if tensors:
             checkpoint.save(self.out / "model.safetensors", {"method": self.header.get("method")}, tensors)
 
-    def _log_payload(self, time_s: float, source: str, target: str, label: str, kind: str, nbytes: float) -> None:
-        import json
+    def _log_measured(self, world: MeasuredWorld) -> None:
+        lines = world.take_lines()
+        if self.out is not None:
+            with (self.out / MEASURED).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"round": world.round, **line}) + "\n" for line in lines)
 
+    def _log_payload(self, time_s: float, source: str, target: str, label: str, kind: str, nbytes: float) -> None:
         if self.payloads is None:
             assert self.out is not None
             self.payloads = (self.out / "payloads.jsonl").open("a", encoding="utf-8")

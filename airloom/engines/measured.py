@@ -40,6 +40,10 @@ class WallClock:
         """The run's clock."""
         return (self.raw_s() if self._since_s is None else self._since_s) - self.origin_s - self.paused_s
 
+    def hear(self, paused_s: float) -> None:
+        """Another place knows of pauses."""
+        self.paused_s = max(self.paused_s, paused_s)
+
     def start(self, at_s: float = 0.0) -> None:
         """Let the run's clock show `at_s` now."""
         self.origin_s, self.paused_s, self._since_s = self.raw_s() - at_s, 0.0, None
@@ -135,14 +139,22 @@ class Tally:
         }
 
 
-class World(ABC):
+class MeasuredWorld(ABC):
     """A run on real machines as its runner drives it: the root's node, the clock, and what can be asked between rounds."""
 
-    node: Node
     clock: WallClock
     round: int = 0
     on_report: Callable[[Node, Any, Any, dict[str, Any]], None]  # set by the runner; called by `node.report` while the clock stands still
     last_stamp: Mapping[str, float] = {}  # the latest `stamp`
+
+    @property
+    @abstractmethod
+    def root(self) -> Node:
+        """The handle of the root's program."""
+
+    @abstractmethod
+    def take_lines(self) -> list[dict[str, Any]]:
+        """What was measured since the last time, for `measured.jsonl`: messages, calls, arrivals, pings, who came and went."""
 
     @abstractmethod
     def stamp(self) -> dict[str, float]:

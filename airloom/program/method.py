@@ -73,7 +73,7 @@ class Method(ABC):
 
     paper: ClassVar[str] = ""
     shape: ClassVar[str] = "star"
-    engines: ClassVar[tuple[str, ...]] = ("simulated",)
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray")  # every verb works on both
 
     def __post_init__(self) -> None:
         check_fields(self)
