@@ -34,7 +34,7 @@ from airloom.engines.arguments import caller
 from airloom.engines.executors import Job, Spent, run_job
 from airloom.engines.fold import fold
 from airloom.engines.host import HEAD_BYTES, STALE, Packet
-from airloom.engines.measured import Tally, WallClock, World
+from airloom.engines.measured import MeasuredWorld, Tally, WallClock
 from airloom.engines.price import leaf_sizes
 from airloom.engines.snapshot import snapshot
 from airloom.engines.wire import Limits, Wire
@@ -224,7 +224,7 @@ class _Answer:
         self.is_stale = self.kind == "error" and STALE in self.words
 
 
-class StarWorld(World):
+class StarWorld(MeasuredWorld):
     """A run of a star method on real machines.
 
     Arguments:
@@ -263,15 +263,15 @@ class StarWorld(World):
         self.tickets: dict[Any, tuple[str, Any, float]] = {}
         self.machines: dict[str, Machine] = {}
         self.places: dict[str, Place] = {}
-        self.root = network.root
+        self.hub = network.root
         self.has_begun = self.is_running = False
         self.began_at = 0
         self.looked_s = 0.0
         self.wire_bytes = {"sent": 0, "received": 0}
         self.exchanges = 0
-        clients = list(network.clients(self.root))
+        clients = list(network.clients(self.hub))
         for name in clients:
-            if network.places[name].parent != self.root:
+            if network.places[name].parent != self.hub:
                 raise Unsupported(
                     f"scenario with '{name}' below '{network.places[name].parent}': allowed here are stars, all clients below the server"
                 )
@@ -284,8 +284,9 @@ class StarWorld(World):
             if mine:
                 self.machines[name] = Machine(name, mine)
         self.places |= {name: Place(name, self.machines[homes[name]]) for name in clients}
-        self.places[self.root] = Place(self.root, None)
+        self.places[self.hub] = Place(self.hub, None)
         self.node = StarNode(self)
+        self.lines: list[dict[str, Any]] = []
 
     # --- machines ---------------------------------------------------------------------------------------------------------------------
 
@@ -362,6 +363,8 @@ class StarWorld(World):
 
     def _lose(self, machine: Machine) -> None:
         """A machine is gone: so are its calls, its values and its clients."""
+        if machine.epoch is not None:
+            self.lines += [{"kind": "presence", "place": name, "is_there": False, "seconds": self.clock.now_s()} for name in machine.places]
         machine.epoch = machine.ping = machine.greeting = None
         self.looked_s = 0.0
         for ticket, (_, thing, _) in list(self.tickets.items()):
@@ -428,7 +431,7 @@ class StarWorld(World):
 
     def put(self, value: Any) -> StarRef:
         """Name a value of the server."""
-        held = self._held(self.root)
+        held = self._held(self.hub)
         self._arrive(held, (), value)
         held.is_made, held.made_s = True, self.clock.now_s()
         return StarRef(held)
@@ -493,8 +496,16 @@ class StarWorld(World):
         self.exchanges += 1
         place.running, place.drop = call, []
         place.has |= news.keys()
-        self.tally.message(self.root, place.name, _size([*leaves((call.shared, call.each)), *leaves([value for *_, value in values])]), 0.0)
+        size = _size([*leaves((call.shared, call.each)), *leaves([value for *_, value in values])])
+        self._log("call", self.hub, place.name, call, size, len(body) + len(shared), 0.0)
+        self.tally.message(self.hub, place.name, size, 0.0)
         return True
+
+    def _log(self, kind: str, source: str, target: str, call: Call | None, size: int, wire_bytes: int, exchange_s: float) -> None:
+        """A line of `measured.jsonl` for a message; `exchange_s` is both ways, without the work."""
+        name = "" if call is None else function_name(call.fn)
+        line = {"kind": "message", "what": kind, "from": source, "to": target, "function": name, "bytes": size, "wire_bytes": wire_bytes}
+        self.lines.append({**line, "exchange_s": exchange_s, "seconds": self.clock.now_s()})
 
     def _run_here(self, place: Place, call: Call) -> None:
         """Work of the server itself."""
@@ -572,9 +583,18 @@ class StarWorld(World):
             held.is_made = True
             held.made_s = self.clock.now_s() - max(time.monotonic() - sent_s - answer.busy_s, 0.0) / 2
             self.tally.work(held.place, "cpu", answer.busy_s, answer.spent)
+            work = answer.spent.work if answer.spent else Work()
+            self.lines.append(
+                {
+                    "kind": "call", "place": held.place, "function": function_name(thing.fn), "on": "cpu", "flops": work.flops, "steps": work.steps,
+                    "samples": work.samples, "seconds": answer.busy_s, "exchange_s": time.monotonic() - sent_s,
+                }
+            )  # fmt: skip
         for path, value in zip(wants, values, strict=True):
             self._arrive(held, path, value)
-        self.tally.message(held.place, self.root, _size(leaves(values)), 0.0)
+        took_s = max(time.monotonic() - sent_s - answer.busy_s, 0.0)
+        self._log("value", held.place, self.hub, thing if kind == "call" else None, _size(leaves(values)), len(packet.body), took_s)
+        self.tally.message(held.place, self.hub, _size(leaves(values)), took_s / 2)
         for path in [path for path in held.asked if not held.has(path)]:  # asked for while the call ran
             del held.asked[path]
             self.ask(StarRef(held, path))
@@ -593,6 +613,7 @@ class StarWorld(World):
                 self._lose(machine)  # another process took its place
         elif answer.kind == "hello":
             machine.epoch, machine.loads, machine.greeting, machine.was_here = answer.epoch, answer.loads, None, True
+            self.lines += [{"kind": "presence", "place": name, "is_there": True, "seconds": self.clock.now_s()} for name in machine.places]
             for held in self.made.values():  # values that were made before a resume
                 if held.place in machine.places and held.is_made and not held.has(()) and (held.place, held.number) not in answer.held:
                     held.lost_device = held.place
@@ -621,6 +642,14 @@ class StarWorld(World):
 
     # --- what a runner asks -----------------------------------------------------------------------------------------------------------
 
+    @property
+    def root(self) -> Node:
+        return self.node
+
+    def take_lines(self) -> list[dict[str, Any]]:
+        taken, self.lines = self.lines, []
+        return taken
+
     def stamp(self) -> dict[str, float]:
         self.last_stamp = self.tally.stamp(self.clock.now_s())
         return dict(self.last_stamp)
@@ -647,15 +676,15 @@ class StarWorld(World):
                     place.drop.append(number)
                     place.has = {pair for pair in place.has if pair[0] != number}
         self.flush()
-        if not any(self.is_present(name) for name in self.places if name != self.root):
-            self.wait(lambda: any(self.is_present(name) for name in self.places if name != self.root), self.manners.return_s)
-            if not any(self.is_present(name) for name in self.places if name != self.root):
+        if not any(self.is_present(name) for name in self.places if name != self.hub):
+            self.wait(lambda: any(self.is_present(name) for name in self.places if name != self.hub), self.manners.return_s)
+            if not any(self.is_present(name) for name in self.places if name != self.hub):
                 raise RunFailed(
                     f"all machines are lost in round {self.round}, and none came back within {self.manners.return_s:g} s; resume when they are back"
                 )
 
     def freeze(self, kept: Any) -> dict[str, bytes]:
-        server = self.places[self.root]
+        server = self.places[self.hub]
         values: list[Any] = []
         for _, leaf in leaves(kept):
             if isinstance(leaf, StarRef) and leaf.root.number not in [number for number, *_ in values]:
@@ -681,7 +710,7 @@ class StarWorld(World):
                 held.parts[path] = value
                 held.arrived[path] = 0.0
         self.made.update(made)
-        server = self.places[self.root]
+        server = self.places[self.hub]
         server.state, server.drawn = whole["state"], whole["drawn"]
         self.run, self.number = whole["run"], whole["number"]
         self.tally.add(json.loads(frozen["tally"]))
@@ -711,7 +740,7 @@ class StarNode(Node):
 
     @property
     def name(self) -> str:
-        return self.world.root
+        return self.world.hub
 
     @property
     def now_s(self) -> float:
