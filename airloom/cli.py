@@ -118,7 +118,21 @@ OneMethod = Annotated[
 ScenarioText = Annotated[
     str, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="Name, file.py[:function] or file.json", autocompletion=_complete("scenarios"))
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated")]
+Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or flower (real machines)")]
+Superlink = Annotated[
+    str | None,
+    typer.Option("--superlink", metavar="HOST:PORT", help="For engine flower; that of airloom up if not given", show_default=False),
+]
+DeploymentFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--deployment", metavar="DIR", help="Folder with a deployment's keys; $AIRLOOM_DEPLOYMENT or the user's if not given", show_default=False
+    ),
+]
+AllowedFiles = Annotated[
+    list[str], typer.Option("--allow", metavar="FILE", help="Your own methods and scenarios that nodes may use", show_default=False)
+]
+NodeName = Annotated[str, typer.Argument(metavar="NAME", help="Of the node", show_default=False)]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
 SetFields = Annotated[
@@ -172,6 +186,8 @@ def run(
     eval_every: EvalEvery = 1,
     checkpoint_every: CheckpointEvery = 30.0,
     log_payloads: LogPayloads = False,
+    superlink: Superlink = None,
+    deployment: DeploymentFolder = None,
     out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +203,9 @@ def run(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
+        address=superlink,
     )
+    _use_deployment(deployment)
     job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
     assert folder is not None
     with _progress() as tell:
@@ -275,6 +293,98 @@ def show(ctx: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
         _answer(ctx, api.summary_of(found))
     else:
         _show_record(found)
+
+
+@app.command()
+def up(
+    ctx: typer.Context,
+    nodes: Annotated[int, typer.Option("--nodes", min=0, help="Nodes on this machine")] = 3,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypted, with own certificates and node keys; always so")] = True,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for other machines too")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one")] = 0,
+    names: Annotated[
+        list[str], typer.Option("--name", metavar="HOST", help="By which other machines reach this one, for the certificate", show_default=False)
+    ] = [],  # noqa: B006
+    allow: AllowedFiles = [],  # noqa: B006
+    deployment: DeploymentFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring up a deployment for engine flower: a SuperLink and nodes, with certificates and keys of their own."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    began_s = time.monotonic()
+    address = here.up(folder, nodes=nodes, host=host, port=port, names=names, allow=allow)
+    took_s = time.monotonic() - began_s
+    if as_json:
+        _answer(ctx, {"address": address, "deployment": str(folder), "nodes": nodes, "seconds": took_s})
+        return
+    _out(f"up after {took_s:.1f} s: SuperLink at {address}, {nodes} nodes; keys and logs in {_escape(str(folder))}")
+    _out(_escape(f"run:   airloom run fedavg --engine flower --superlink {address}\nstop:  airloom down\n\n{here.how_to(folder, address)}"))
+
+
+@app.command()
+def down(
+    ctx: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep keys, logs and what clients keep; else all of it is deleted")] = False,
+    deployment: DeploymentFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the deployment of this machine and delete its folder."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    stopped = here.down(folder, keep=keep)
+    if as_json:
+        _answer(ctx, {"stopped": stopped, "deleted": not keep})
+        return
+    _out(f"stopped {', '.join(stopped) or 'nothing'}; {'kept' if keep else 'deleted'} {_escape(str(folder))}")
+
+
+@app.command()
+def key(name: NodeName, folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="For NAME.key and NAME.pub")] = Path("node")) -> None:
+    """Make the key pair of a node; the private key stays on this machine."""
+    from airloom import deployment as here
+
+    private, public = here.make_node_key(folder, name)
+    _out(_escape(f"made {private} (keep it here) and {public} (for airloom admit {name} {public.name}, on the server)"))
+
+
+@app.command()
+def admit(
+    name: NodeName,
+    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="Its public key", show_default=False)],
+    deployment: DeploymentFolder = None,
+) -> None:
+    """Let the node with this public key take part in the deployment of this machine."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    here.admit(folder, name, public_key)
+    _out(_escape(f"node '{name}' may take part; it needs {folder / 'ca.pem'} and {folder / 'server.pub'}"))
+
+
+@app.command()
+def node(
+    name: NodeName,
+    superlink: Annotated[str, typer.Option("--superlink", metavar="HOST:PORT", show_default=False)],
+    ca: Annotated[Path, typer.Option("--ca", metavar="FILE", help="The deployment's ca.pem")] = Path("ca.pem"),
+    server: Annotated[Path, typer.Option("--server", metavar="FILE", help="The deployment's server.pub")] = Path("server.pub"),
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="This node's private key; node/NAME.key if not given")] = None,
+    states: Annotated[
+        Path | None, typer.Option("--states", metavar="DIR", help="For what clients keep; without one they forget when this process ends")
+    ] = None,
+    allow: AllowedFiles = [],  # noqa: B006
+) -> None:
+    """Be a node of a deployment until Ctrl-C: run the clients that live here."""
+    from airloom import deployment as here
+    from airloom import jobs
+
+    here.serve_node(
+        name, superlink=superlink, ca=ca, server=server, key=key or Path("node") / f"{name}.key", states=states,
+        open_job=jobs.opener(allow),
+        say=lambda line: _say(_escape(f"node '{name}': {line}")),
+    )  # fmt: skip
 
 
 @app.command()
@@ -659,6 +769,12 @@ def _at(event: Event) -> str:
     metric = job.options.target[0] if job.options.target else next((name for name in ("accuracy", "loss") if name in point), None)
     shown = f", {metric} {metric_text(metric, point[metric])}" if metric is not None and metric in point else ""
     return f"round {point['round']}, {human('seconds', point['seconds'])}{shown}"
+
+
+def _use_deployment(folder: Path | None) -> None:
+    """Let engine flower find its keys."""
+    if folder is not None:
+        os.environ["AIRLOOM_DEPLOYMENT"] = str(folder.absolute())
 
 
 def _share(point: Mapping[str, Any], budget: Mapping[str, float]) -> float:

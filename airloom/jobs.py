@@ -26,14 +26,16 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from airloom.deployment import Deployment, default_folder
 from airloom.engines.executors import make_executor
+from airloom.engines.host import Opened
 from airloom.engines.measured import MeasuredWorld
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, MissingExtra, RecordError, RunFailed, ScenarioError
 from airloom.network.network import Network
 from airloom.program.method import Method, Service
 from airloom.records import checkpoint
 from airloom.records.record import FILE, load
-from airloom.resolve import Candidate, Unpackable, World, fields_of, find_function, find_method, pack, unpack
+from airloom.resolve import Candidate, Unpackable, World, fields_of, find_function, find_method, names_in, pack, unpack
 from airloom.runner import Options, Progress, Run, Runner, check_engine, check_shape, describe_method, versions
 from airloom.scenarios.scenario import Scenario
 from airloom.tasks.task import Task
@@ -159,8 +161,9 @@ def check(job: Job) -> Scenario:
 
 def check_extra(engine: str) -> None:
     """Refuse an engine whose extra is not installed."""
-    if engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise MissingExtra("ray", "engine ray")
+    module = {"ray": "ray", "flower": "flwr"}.get(engine)
+    if module is not None and importlib.util.find_spec(module) is None:
+        raise MissingExtra(engine, f"engine {engine}")
 
 
 def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_resumed: bool = False) -> Run:
@@ -178,11 +181,73 @@ def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_
 
 def open_world(job: Job, scenario: Scenario) -> MeasuredWorld:
     """Return the job's world on real machines; its places build the same job from its text."""
+    if job.engine == "flower":
+        return _open_flower(job, scenario)
     from airloom.engines.ray import RayWorld
 
     described = json.dumps(job.describe())
     network, task = scenario.network, scenario.task
     return RayWorld(network, task, job.method, job.seed, make=f"{__name__}:built", described=described, address=job.options.address)
+
+
+def _open_flower(job: Job, scenario: Scenario) -> MeasuredWorld:
+    """Return the job's world on the machines of this user's deployment."""
+    from airloom.engines.flower import SuperLink
+    from airloom.engines.star import StarWorld
+
+    deployment = Deployment(default_folder())
+    address = job.options.address or deployment.address
+    if address is None:
+        raise ScenarioError(f"engine flower: no deployment is up in '{deployment.folder}', and no SuperLink was named; start one with airloom up")
+    sign, keys = deployment.sign(), deployment.keys
+    described = {**job.describe(), "options": asdict(Options())}  # how it is run is not the nodes' business
+    transport = SuperLink(address, deployment.ca, deployment.secret, keys, str(deployment.folder / "flwr"))
+    return StarWorld(
+        network=scenario.network, task=scenario.task, method=job.method, seed=job.seed, job=described, transport=transport,
+        names=list(keys), sign=sign,
+    )  # fmt: skip
+
+
+def opener(allow: Sequence[str]) -> Callable[[Mapping[str, Any]], Opened]:
+    """What turns a job into objects on a node, for methods and scenarios of airloom and of these files only (by name; the node's copies)."""
+    files = {Path(file).name: str(Path(file).resolve()) for file in allow}
+
+    def local(text: Any, rooms: Sequence[str]) -> str:
+        if isinstance(text, str) and any(text in names_in(room) for room in rooms):
+            return text
+        place, _, thing = str(text).rpartition(":")
+        if thing.isidentifier():
+            if place.endswith(".py") and Path(place).name in files:
+                return f"{files[Path(place).name]}:{thing}"
+            if place.startswith(tuple(f"airloom.{room}." for room in rooms)) and importlib.util.find_spec(place) is not None:
+                return f"{place}:{thing}"
+        own = ", ".join(["airloom's own", *files])
+        raise ScenarioError(f"job: got {str(text)[:200]!r}; this node was started for methods and scenarios of: {own}; start it with --allow FILE")
+
+    def check_values(tree: Any) -> None:
+        """Refuse classes other than those of the rooms that fields are made of."""
+        if isinstance(tree, dict):
+            named = tree.get("class")
+            if named is not None and not str(named).startswith(("airloom.parts.", "airloom.tasks.", "airloom.network.", "airloom.models.")):
+                raise ScenarioError(f"job: got a value of class {str(named)[:200]!r}; allowed are airloom's parts, tasks and networks")
+            for value in tree.values():
+                check_values(value)
+        elif isinstance(tree, list):
+            for value in tree:
+                check_values(value)
+
+    def opened(described: Mapping[str, Any]) -> Opened:
+        scenario = described.get("scenario")
+        if not isinstance(scenario, Mapping):
+            raise ScenarioError("job: got no scenario")
+        check_values([described.get("fields"), scenario.get("fields")])
+        text = local(described.get("text"), ("methods", "security", "serving"))
+        job = Job.of({**described, "text": text, "scenario": {**scenario, "text": local(scenario.get("text"), ("scenarios",))}})
+        check_engine(job.method, "flower")
+        world = job.world.build(job.seed)
+        return Opened(job.method, world.network, world.task, job.seed)
+
+    return opened
 
 
 def built(described: str) -> tuple[Network, Task, Method | Service, int]:

@@ -32,7 +32,7 @@ from airloom.scenarios.scenario import BUDGETS, Scenario
 Progress = Callable[[Mapping[str, Any]], None]
 Frozen = tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]  # a checkpoint: JSON and tensors
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
-ENGINES = ("simulated", "ray")
+ENGINES = ("simulated", "ray", "flower")
 MEASURED = "measured.jsonl"  # what a run on real machines saw, line by line
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
 FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation

@@ -37,6 +37,7 @@ class FedAvg(Method):
     """
 
     paper: ClassVar[str] = "McMahan et al. 2017, arXiv 1602.05629"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))

@@ -36,6 +36,7 @@ class FedOpt(Method):
     """
 
     paper: ClassVar[str] = "Reddi et al. 2021, arXiv 2003.00295"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     server: ServerOptimizer = part(server_optimizer, ServerAdam(lr=0.01))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)

@@ -34,6 +34,7 @@ class FedProx(Method):
     """
 
     paper: ClassVar[str] = "Li et al. 2020, arXiv 1812.06127"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     mu: float = ranged(0, 1_000, default=0.01, tune=(0.001, 0.01, 0.1))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)

@@ -37,6 +37,7 @@ class Scaffold(Method):
     """
 
     paper: ClassVar[str] = "Karimireddy et al. 2020, arXiv 1910.06378"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     server_lr: float = ranged(0, 100, default=1.0, open_low=True)
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
