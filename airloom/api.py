@@ -22,6 +22,7 @@ from airloom.runner import SMOOTH, Options, Progress, Run, versions
 from airloom.scenarios.scenario import Scenario
 
 Target = tuple[str, float] | Literal["scenario"] | None
+Workers = int | Literal["ray"] | None
 Out = Path | str | None  # "auto": a fresh folder below runs/
 
 PLAN, TABLE, FIGURE = "plan.json", "compare.json", "compare.png"
@@ -38,6 +39,7 @@ def run(
     stop_at_target: bool = False,
     budget: Mapping[str, float] | None = None,
     engine: str = "simulated",
+    address: str | None = None,
     executor: str = "auto",
     workers: int | None = None,
     eval_every: int = 1,
@@ -57,7 +59,8 @@ def run(
     target : (metric, value); "scenario" takes the scenario's, None none.
     stop_at_target : end when it is reached; otherwise the run goes on until its budget.
     budget : any of seconds, bytes, joules, rounds; None takes the scenario's.
-    engine : "simulated".
+    engine : "simulated", or "ray" (see docs/ray.md).
+    address : HOST:PORT of the Ray cluster to join; None starts one on this machine.
     executor, workers, eval_every, checkpoint_every_s, log_payloads : see `airloom.runner.Options`.
     out : folder of the record, made here; "auto" takes a fresh one below `runs/`, None keeps no record.
     progress : called with every point of the curve.
@@ -85,6 +88,7 @@ def run(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every_s,
         log_payloads=log_payloads,
+        address=address,
     )
     job, folder = prepare(method, scenario, seed, set, target, engine, options, out)
     return jobs.execute(job, folder, progress=progress)
@@ -141,8 +145,9 @@ def compare(
     stop_at_target: bool = False,
     budget: Mapping[str, float] | None = None,
     engine: str = "simulated",
+    address: str | None = None,
     executor: str = "auto",
-    workers: int | None = None,
+    workers: Workers = None,
     eval_every: int = 1,
     checkpoint_every_s: float | None = 30.0,
     log_payloads: bool = False,
@@ -157,7 +162,9 @@ def compare(
     seeds, first_seed : worlds, one per seed; all methods meet each of them.
     tune : trials per method on a world of their own and on validation data, before the runs; 0 for none (see `airloom.tune`).
     set : as in `run`; a method's field is set in all methods that have it.
-    workers : processes; None takes one per core. With `executor="pool"` runs follow each other and each has so many processes.
+    workers : processes; None takes one per core. With `executor="pool"` runs follow each other and each has so many processes. "ray" spreads
+        simulated runs over a Ray cluster.
+    address : of the Ray cluster, for `workers="ray"` or `engine="ray"`; None starts one on this machine.
     out : folder of the comparison, made here; "auto" takes a fresh one below `runs/`.
     progress : called with every event of a run, see `airloom.jobs.Event`.
     scenario, target, stop_at_target, budget, engine, eval_every, checkpoint_every_s, log_payloads : as in `run`.
@@ -177,6 +184,7 @@ def compare(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every_s,
         log_payloads=log_payloads,
+        address=address,
     )
     request = request_of(methods, scenario, seeds, first_seed, tune, set, target, engine, options)
     return start(request, workers=workers, out=out, progress=progress).comparison
@@ -267,10 +275,12 @@ def request_of(
     return request
 
 
-def start(request: Request, *, workers: int | None, out: Path | str, progress: Tell | None) -> Compared:
+def start(request: Request, *, workers: Workers, out: Path | str, progress: Tell | None) -> Compared:
     """Make a comparison's folder, write its plan and run it."""
-    if workers is not None and workers < 1:
-        raise ScenarioError(f"compare(workers={workers}): allowed are integers >= 1")
+    if workers is not None and workers != "ray" and workers < 1:
+        raise ScenarioError(f"compare(workers={workers}): allowed are integers >= 1 and 'ray'")
+    if workers == "ray":
+        jobs.check_spread(request.engine, request.plan()["jobs"] is not None)
     folder = _folder(out, f"compare-{request.scenario.name}")
     assert folder is not None
     plan = request.plan()
@@ -283,11 +293,11 @@ def start(request: Request, *, workers: int | None, out: Path | str, progress: T
     return _carry_out(plan, request.jobs(methods, request.seeds[0], request.options), folder, workers, progress, is_resumed=False)
 
 
-def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers: int | None, progress: Tell | None, *, is_resumed: bool) -> Compared:
+def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers: Workers, progress: Tell | None, *, is_resumed: bool) -> Compared:
     """Tune, run and compare; `first` holds each method's job for the first seed. A Ctrl-C says in which folder to go on."""
     tell = progress or (lambda event: None)
     processes = workers or cores()
-    if first[0].options.executor == "pool":
+    if first[0].options.executor == "pool" and workers != "ray":
         first, processes = [replace(job, options=replace(job.options, workers=workers)) for job in first], 1
     tuned: dict[str, Any] = {}
     try:
@@ -310,7 +320,7 @@ def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers
 
 
 def _tuned(
-    plan: Mapping[str, Any], first: Sequence[Job], out: Path, processes: int, tell: Tell, *, is_resumed: bool
+    plan: Mapping[str, Any], first: Sequence[Job], out: Path, processes: int | Literal["ray"], tell: Tell, *, is_resumed: bool
 ) -> tuple[list[Job], dict[str, Any]]:
     """Run all trials; return the jobs with the chosen fields, and what was chosen by label."""
     seed = plan["seeds"][0] + tune.SEEDS_BEYOND
@@ -348,7 +358,7 @@ def resume(
     *,
     scenario: Callable[..., Scenario] | Scenario | None = None,
     method: Method | Service | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     progress: Progress | Tell | None = None,
 ) -> Run | Comparison:
     """Go on with a run, or with a comparison, that was interrupted or killed; nothing that was computed up to a checkpoint is lost or changed.
@@ -373,7 +383,7 @@ def go_on(
     *,
     scenario: Callable[..., Scenario] | Scenario | None = None,
     method: Method | Service | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     begins: Callable[[Job], None] | None = None,
     progress: Any = None,
 ) -> Run | Compared:

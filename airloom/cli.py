@@ -118,7 +118,7 @@ OneMethod = Annotated[
 ScenarioText = Annotated[
     str, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="Name, file.py[:function] or file.json", autocompletion=_complete("scenarios"))
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or flower (real machines)")]
+Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or on real machines: ray, flower")]
 Superlink = Annotated[
     str | None,
     typer.Option("--superlink", metavar="HOST:PORT", help="For engine flower; that of airloom up if not given", show_default=False),
@@ -133,8 +133,14 @@ AllowedFiles = Annotated[
     list[str], typer.Option("--allow", metavar="FILE", help="Your own methods and scenarios that nodes may use", show_default=False)
 ]
 NodeName = Annotated[str, typer.Argument(metavar="NAME", help="Of the node", show_default=False)]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster to join; one is started here if not given", show_default=False)
+]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
+Spread = Annotated[
+    str | None, typer.Option("--workers", metavar="N|ray", help="Processes, one per core if not given; ray: over a Ray cluster", show_default=False)
+]
 SetFields = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Of the method; or scenario.field=value, task.field=value", show_default=False)
 ]
@@ -177,6 +183,7 @@ def run(
     scenario: ScenarioText = "phones",
     seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
     workers: Workers = None,
     fields: SetFields = [],  # noqa: B006  (typer reads it only)
@@ -203,7 +210,7 @@ def run(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
-        address=superlink,
+        address=address or superlink,
     )
     _use_deployment(deployment)
     job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
@@ -228,8 +235,9 @@ def compare(
         int, typer.Option("--tune", min=0, metavar="N", help="Trials per method before the runs, on another world and validation data")
     ] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
-    workers: Workers = None,
+    workers: Spread = None,
     fields: SetFields = [],  # noqa: B006
     target: TargetText = None,
     stop_at_target: StopAtTarget = False,
@@ -251,15 +259,16 @@ def compare(
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
+        address=address,
     )
     request = api.request_of(methods, scenario, seeds, seed, tune, _fields(fields), _target(target), engine, options)
     with _progress(len(request.seeds)) as tell:
-        done = api.start(request, workers=workers, out="auto" if out is None else out, progress=tell)
+        done = api.start(request, workers=_workers(workers), out="auto" if out is None else out, progress=tell)
     _say_compared(ctx, done)
 
 
 @app.command()
-def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json: AsJson = False) -> None:
+def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, as_json: AsJson = False) -> None:
     """Go on with a run or a comparison that was interrupted."""
     from airloom import api
     from airloom.jobs import Event, Job
@@ -269,7 +278,7 @@ def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json:
         try:
             job: list[Job] = []
             done = api.go_on(
-                folder, workers=workers, begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
+                folder, workers=_workers(workers), begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
             )
         except AirloomError as error:
             if isinstance(error, RunFailed | DoesNotFit | DeviceLost):
@@ -510,6 +519,15 @@ def _fields(texts: list[str]) -> dict[str, str]:
     from airloom.resolve import pair
 
     return dict(map(pair, texts))
+
+
+def _workers(text: str | None) -> Any:
+    """An integer, "ray" or None."""
+    if text is None or text == "ray":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise ScenarioError(f"--workers {text!r}: allowed are integers >= 1 and ray")
+    return int(text)
 
 
 def _target(text: str | None) -> Any:

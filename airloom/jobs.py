@@ -6,6 +6,7 @@ job runs: each process computes with one thread, and every draw is keyed by the 
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -323,12 +324,21 @@ class Event(NamedTuple):
 Tell = Callable[[Event], None]
 
 
-def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_resumed: bool = False) -> None:
+def check_spread(engine: str, is_portable: bool) -> None:
+    """Refuse to spread over a Ray cluster what cannot run there."""
+    check_extra("ray")
+    if engine != "simulated":
+        raise ScenarioError(f"workers 'ray' with engine '{engine}': allowed with engine simulated; the runs of engine '{engine}' follow each other")
+    if not is_portable:
+        raise ScenarioError("workers 'ray': a method or the scenario is an object that no file holds; give them by name or file")
+
+
+def spread(work: Sequence[tuple[Job, Path]], workers: int | Literal["ray"], tell: Tell, *, is_resumed: bool = False) -> None:
     """Run all jobs into their folders; a run that fails leaves its record and does not stop the others.
 
     Arguments:
         work: jobs and folders.
-        workers: processes; with one, or where a job is of this process only, they run here one after another.
+        workers: processes; with one, or where a job is of this process only, they run here one after another. "ray" spreads over a cluster.
         tell: called with every event, one at a time.
         is_resumed: folders may hold records: finished ones are left alone, others go on.
 
@@ -337,6 +347,9 @@ def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_res
         KeyboardInterrupt: after all records were closed.
     """
     work = sorted(work, key=lambda pair: pair[0].seed)  # the same world is built once
+    if workers == "ray":
+        _over_ray(work, tell, is_resumed=is_resumed)
+        return
     is_here = any(job.engine != "simulated" for job, _ in work)  # real machines are one world; runs there follow each other
     if min(workers, len(work)) > 1 and not is_here and all(job.is_portable for job, _ in work):
         _Spread(work, min(workers, len(work)), tell, is_resumed).run()
@@ -354,6 +367,51 @@ def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_res
         tell(Event("end", job, end))
         if end["status"] == "interrupted":
             raise KeyboardInterrupt
+
+
+def _over_ray(work: Sequence[tuple[Job, Path]], tell: Tell, *, is_resumed: bool) -> None:
+    """Run all jobs on a Ray cluster; the files that a run leaves come back as bytes, so that no disk need be shared."""
+    from airloom.engines.ray import run_all
+
+    begun: list[tuple[Job, Path]] = []
+    for job, out in work:
+        state = _state(out) if is_resumed else "new"
+        tell(Event("start", job, {}))
+        if state not in ("new", "unfinished"):
+            tell(Event("end", job, {"status": state}))
+            continue
+        begun.append((job, out))
+    texts = [json.dumps({"job": job.describe(), "files": _files(out)}) for job, out in begun]
+    address = begun[0][0].options.address if begun else None
+    for i, answer in run_all(f"{__name__}:run_apart", texts, address):
+        job, out = begun[i]
+        told = json.loads(answer)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in told["files"].items():
+            (out / name).write_bytes(base64.b64decode(content))
+        end = {"status": told["status"]}
+        if "error" in told:
+            kind = {"RecordError": RecordError} | {error.__name__: RunFailed for error in RUN_ERRORS}
+            end = _failed(kind.get(told["error"], ScenarioError)(told["message"]), out)
+        tell(Event("end", job, end))
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Return the files of a folder as text."""
+    return {path.name: base64.b64encode(path.read_bytes()).decode() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def run_apart(text: str) -> str:
+    """Run a job that came as text on another machine; return its end and the files that it left."""
+    asked = json.loads(text)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        if asked["files"]:
+            out.mkdir()
+            for name, content in asked["files"].items():
+                (out / name).write_bytes(base64.b64decode(content))
+        told = _answer({"job": asked["job"], "out": str(out), "is_resumed": bool(asked["files"])}, lambda _: None)
+        return json.dumps({"status": "failed", **told, "files": _files(out)})
 
 
 def _state(out: Path) -> str:

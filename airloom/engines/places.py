@@ -34,6 +34,7 @@ from airloom.engines.wire import Wire
 from airloom.errors import DeviceLost, RunFailed, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.network.network import Network
+from airloom.program.here import Here
 from airloom.program.method import Method, Service, function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
 from airloom.program.reducer import AirSum
@@ -610,6 +611,13 @@ class Peer:
 
         threading.Thread(target=text, name=id, daemon=True).start()
 
+    def warm_up(self) -> None:
+        """Load data and libraries with one step of training that leaves no trace, so that the first call does not pay for them."""
+        if self.home is None or self.home not in self.task.shards or not isinstance(self.method, Method):
+            return
+        job = Job(0, _one_step, "warm up", self.home, (self.task.model.initial(self.seed),), {}, 0, 0.0)
+        run_job(job, self.network, self.task, self.seed)  # what cannot be trained so is loaded by the first call
+
     # --- what the driver asks ---------------------------------------------------------------------------------------------------------
 
     def settle(self, live: Sequence[str] | None) -> bytes:
@@ -948,6 +956,10 @@ class PlaceNode(Node):
 
     def rng(self, *labels: object) -> np.random.Generator:
         return generator(self.peer.seed, "node", self.place, *labels)
+
+
+def _one_step(here: Here, x: Params) -> Params:
+    return here.train(x, steps=1, lr=0.0, batch_size=1)
 
 
 async def _reached(answer: Awaitable[bytes], place: str) -> bytes:

@@ -24,7 +24,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -148,6 +148,7 @@ class PlaceActor:
         if self.peer is not None:
             self.peer.reset(-1, is_wiped=True)
         self.peer = Peer(network, task, method, seed, self._send, self.name, header["epoch"])
+        await asyncio.get_running_loop().run_in_executor(None, self.peer.warm_up)
         self.peer.drawn = header["drawn"]
         for place in header["absent"]:
             self.peer.left(place)
@@ -303,7 +304,9 @@ class RayWorld(MeasuredWorld):
             ended_s = clock.raw_s()
             best = min(best, (ended_s - began_s, (began_s + ended_s) / 2 - answer["raw_s"]))
             self.lines.append({"kind": "ping", "to": name, "seconds": ended_s - began_s})
-            self.pids[name] = answer["pid"]
+            if self.pids.get(name) != answer["pid"]:
+                self.pids[name] = answer["pid"]
+                self.lines.append({"kind": "process", "place": name, "pid": answer["pid"]})
         return best[1]
 
     async def _set_clock(self, name: str, clock: WallClock, offset_s: float) -> None:
@@ -336,7 +339,7 @@ class RayWorld(MeasuredWorld):
             is_absent = True
         if is_absent and name != peer.network.root:
             try:
-                await self._take_back(name, is_new=is_new, pid=answer["pid"])
+                await self._take_back(name, is_new=is_new)
             except Unreachable:
                 return
 
@@ -349,7 +352,7 @@ class RayWorld(MeasuredWorld):
             self._fail(RunFailed(f"the root's place '{name}' died; go on with airloom resume"))
         await self._tell("left", {"place": name}, but=name)
 
-    async def _take_back(self, name: str, *, is_new: bool, pid: int) -> None:
+    async def _take_back(self, name: str, *, is_new: bool) -> None:
         """A place answers again."""
         peer = self.peer
         self.epochs[name] += 1
@@ -360,7 +363,6 @@ class RayWorld(MeasuredWorld):
         else:
             is_wiped = peer.network.on_leave == "wipe"
             await self._post(name, "reset", pack({"epoch": self.epochs[name], "is_wiped": is_wiped}))
-        self.pids[name] = pid
         await self._set_clock(name, peer.clock, await self._offset(name, peer.clock))
         await self._tell("came", {"place": name, "epoch": self.epochs[name]}, but=name)
         peer.came(name, self.epochs[name])
@@ -506,7 +508,7 @@ class RayWorld(MeasuredWorld):
         actors = self.actors
 
         async def end() -> list[Any]:
-            asks = [asyncio.wait_for(self._post(name, "end", b""), self.detect_s) for name in actors]
+            asks = [asyncio.wait_for(self._post(name, "end", pack({})), self.detect_s) for name in actors]
             return await asyncio.gather(*asks, return_exceptions=True)
 
         if self.watch is not None:
@@ -519,6 +521,22 @@ class RayWorld(MeasuredWorld):
             _Idle.actors, _Idle.key = actors, self.key
         else:
             _kill(actors)
+
+
+def run_all(name: str, texts: Sequence[str], address: str | None) -> Iterator[tuple[int, str]]:
+    """Run the function `module:function` on each text, one per core of the cluster; yield (index, answer) as they come."""
+    ray = connect(address)
+    remote = ray.remote(_run_named).options(num_cpus=1, max_retries=0)
+    waiting = {remote.remote(name, text): i for i, text in enumerate(texts)}
+    while waiting:
+        done, _ = ray.wait(list(waiting), num_returns=1)
+        yield waiting.pop(done[0]), ray.get(done[0])
+
+
+def _run_named(name: str, text: str) -> str:
+    torch.set_num_threads(1)
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)(text)
 
 
 def _kill(actors: Mapping[str, Any]) -> None:
