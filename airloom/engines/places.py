@@ -31,7 +31,7 @@ from airloom.engines.measured import Tally, WallClock
 from airloom.engines.price import Pricer
 from airloom.engines.snapshot import snapshot
 from airloom.engines.wire import Wire
-from airloom.errors import DeviceLost, RunFailed, ScenarioError, Unsupported
+from airloom.errors import AirloomError, DeviceLost, RunFailed, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.network.network import Network
 from airloom.program.here import Here
@@ -211,7 +211,6 @@ class Peer:
         self.dropped: set[str] = set()
         self.absent: dict[str, None] = dict.fromkeys(network.unreachable)
         self.epochs: dict[str, int] = {}  # of other places, where not 0
-        self.asking: dict[str, dict[asyncio.Future[None], None]] = {}
         self.calls: dict[str, Called] = {}  # unfinished ones
         self.running: dict[str, Called] = {}
         self.lanes: dict[str, Lane] = {}
@@ -261,7 +260,7 @@ class Peer:
             if not future.done():
                 _fail(future, RunFailed(error) if error is not None else DeviceLost(device))
 
-    def want(self, refs: Sequence[PlaceRef], *, is_charged: bool = True) -> list[asyncio.Future[None]]:
+    def want(self, refs: Sequence[PlaceRef]) -> list[asyncio.Future[None]]:
         """Ask for values to come here; parts of one value that are asked for together are one message."""
         found: list[asyncio.Future[None]] = []
         fresh: dict[str, list[Path]] = {}
@@ -272,33 +271,28 @@ class Peer:
                 continue
             known = [item.parts[ref.path[:depth]] for depth in range(len(ref.path) + 1) if ref.path[:depth] in item.parts]
             if known:
-                future = known[0]
-            else:
-                future = item.parts[ref.path] = self.loop.create_future()
-                if item.lost is not None or ref.where in self.absent:
-                    item.lost = item.lost or ref.where
-                    _fail(future, RunFailed(item.error) if item.error is not None else DeviceLost(item.lost))
-                else:
-                    fresh.setdefault(ref.id, []).append(ref.path)
-                    self.asking.setdefault(ref.where, {})[future] = None
-                    future.add_done_callback(self._forget_asking(ref.where))
+                found.append(known[0])
+                continue
+            future = item.parts[ref.path] = self.loop.create_future()
             found.append(future)
+            if item.lost is not None or ref.where in self.absent:
+                item.lost = item.lost or ref.where
+                _fail(future, RunFailed(item.error) if item.error is not None else DeviceLost(item.lost))
+            else:
+                fresh.setdefault(ref.id, []).append(ref.path)
         for id, paths in fresh.items():
-            self.spawn(self._ask(self.items[id], paths, is_charged))
+            self.spawn(self._ask(self.items[id], paths))
         return found
 
-    def _forget_asking(self, place: str) -> Callable[[asyncio.Future[None]], None]:
-        def forget(future: asyncio.Future[None]) -> None:
-            self.asking.get(place, {}).pop(future, None)
+    def _query(self, item: Item, paths: list[Path], have: list[Path]) -> bytes:
+        header = {"id": item.id, "place": item.place, "paused_s": self.clock.paused_s}
+        return pack(header, self.wire.encode([paths, have]))
 
-        return forget
-
-    async def _ask(self, item: Item, paths: list[Path], is_charged: bool) -> None:
-        """Bring parts of a value here."""
+    async def _ask(self, item: Item, paths: list[Path]) -> None:
+        """Bring parts of a value here. The driver asks at the root's own peer, so that what has come to the root has come once."""
         asked_s = self.clock.now_s()
-        query = pack({"id": item.id, "paused_s": self.clock.paused_s}, self.wire.encode([paths, list(item.leaves)]))
         try:
-            answer = await self.post(item.place, "ask", query)
+            answer = await self.post(item.place if self.home is not None else self.name, "ask", self._query(item, paths, list(item.leaves)))
         except Unreachable:
             self.lose(item, item.place)
             return
@@ -312,28 +306,37 @@ class Peer:
         for path, tree in zip(paths, self.wire.decode(blobs[0]), strict=True):
             size += _take(item, path, tree)
             item.arrived_s[path] = arrived_s
-        if is_charged and item.place != self.name:
-            sent_s = max(asked_s, header["sent_s"])
-            self._note(item.place, self.name, item.label, "value", size, len(answer), sent_s, arrived_s)
+        if self.home is not None:
+            self._note(item.place, self.name, item.label, "value", size, len(answer), max(asked_s, header["sent_s"]), arrived_s)
         for path in paths:
             future = item.parts[path]
             if not future.done():
                 future.set_result(None)
 
+    async def peek(self, ref: PlaceRef) -> Any:
+        """A value from wherever it is, off the clock: it is not charged and has not come here."""
+        item = self.item(ref.id, ref.where)
+        if item.find(ref.path) is None:
+            header, blobs = unpack(await self.post(ref.where, "ask", self._query(item, [ref.path], [])))
+            if "lost" in header:
+                raise RunFailed(header["error"]) if header["error"] is not None else DeviceLost(header["lost"])
+            return self.wire.decode(blobs[0])[0]
+        return self.value(ref)
+
     async def answer(self, query: bytes) -> bytes:
-        """Answer another peer that asks for parts of a value that is made here."""
+        """Answer another peer that asks for parts of a value that is made here, or brought here for the driver."""
         header, blobs = unpack(query)
         self.clock.hear(header["paused_s"])
         paths, have = self.wire.decode(blobs[0])
         assert self.home is not None
         if header["id"] in self.dropped:
-            return pack(
-                {"lost": self.home, "error": f"Ref {header['id']} at '{self.home}': no state has named it for {_AGES} rounds; keep it in State"}
-            )
-        item = self.item(header["id"], self.home)
-        assert item.made is not None
+            error = f"Ref {header['id']} at '{self.home}': no state has named it for {_AGES} rounds; keep it in State"
+            return pack({"lost": self.home, "error": error})
+        item = self.item(header["id"], header["place"])
+        refs = [PlaceRef(self, item.id, item.place, tuple(path)) for path in paths]
         try:
-            await asyncio.shield(item.made)
+            for future in self.want(refs):
+                await asyncio.shield(future)
         except DeviceLost as error:
             return pack({"lost": error.device, "error": None})
         except RunFailed as error:
@@ -341,15 +344,14 @@ class Peer:
         sent_s = self.clock.now_s()
         known = set(map(tuple, have))
         trees: list[Any] = []
-        for path in map(tuple, paths):
+        for ref in refs:
             try:
-                tree = at(item.trees[()], path)
+                trees.append(_without(self.value(ref), ref.path, known))
             except (KeyError, IndexError, TypeError):
-                return pack({"lost": self.home, "error": f"Ref of {item.label}: got part {list(path)!r}, which its value does not have"})
-            trees.append(_without(tree, path, known))
+                return pack({"lost": self.home, "error": f"Ref of {item.label}: got part {list(ref.path)!r}, which its value does not have"})
         try:
             blob = self.wire.encode(trees)
-        except Exception as error:
+        except AirloomError as error:
             return pack({"lost": self.home, "error": f"value of {item.label} at '{self.home}': {error}"})
         return pack({"label": item.label, "started_s": item.started_s, "made_s": item.made_s, "sent_s": sent_s}, blob)
 
@@ -685,7 +687,7 @@ class Peer:
         fn = self.wire.functions.named(header["fn"], header["owner"])
         args = self.wire.decode(blob)
         refs: list[PlaceRef] = [leaf for _, leaf in leaves(args) if isinstance(leaf, PlaceRef)]
-        for future in self.want(refs, is_charged=False):
+        for future in self.want(refs):
             await asyncio.shield(future)
         values = map_leaves(lambda leaf: self.value(leaf) if isinstance(leaf, PlaceRef) else leaf, args)
         shadow = {key: (signature(value), map_leaves(to_meta, value), 0) for key, value in self.state.items()}
@@ -717,7 +719,7 @@ class Peer:
         """Do something on the loop and wait for it, from a program's thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
-    async def wait(self, refs: Sequence[PlaceRef], need: int, timeout_s: float | None, *, is_charged: bool = True) -> tuple[list[int], list[int]]:
+    async def wait(self, refs: Sequence[PlaceRef], need: int, timeout_s: float | None) -> tuple[list[int], list[int]]:
         """Wait until `need` of the values are here or can no longer come; indices of those that came (in order) and of the lost ones."""
         arrived: list[int] = []
         lost: list[int] = []
@@ -734,7 +736,7 @@ class Peer:
                 errors.append(error if isinstance(error, RunFailed) else RunFailed(str(error)))
             changed.set()
 
-        futures = self.want(refs, is_charged=is_charged)
+        futures = self.want(refs)
         there = [(i, f) for i, f in enumerate(futures) if f.done()]
         there.sort(key=lambda pair: (refs[pair[0]].arrived_s or 0.0, [int(part) for part in refs[pair[0]].id.split(".")]))
         for i, future in there:

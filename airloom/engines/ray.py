@@ -31,7 +31,7 @@ import torch
 
 from airloom.engines.measured import MeasuredWorld, Tally, WallClock
 from airloom.engines.places import Peer, PlaceNode, PlaceRef, Unreachable, pack, unpack
-from airloom.errors import MissingExtra, RunFailed, ScenarioError, Unsupported
+from airloom.errors import DeviceLost, MissingExtra, RunFailed, ScenarioError, Unsupported
 from airloom.network.network import Network
 from airloom.program.method import Method, Service
 from airloom.program.tree import leaves, map_leaves
@@ -445,10 +445,10 @@ class RayWorld(MeasuredWorld):
     def value_of(self, leaf: Any) -> Any:
         if not isinstance(leaf, PlaceRef):
             return leaf
-        _, lost = self.peer.sync(self.peer.wait([leaf], 1, None, is_charged=False))
-        if lost:
-            raise RunFailed(f"report: {leaf!r} is lost with its place; report values that have arrived")
-        return self.peer.value(leaf)
+        try:
+            return self.peer.sync(self.peer.peek(leaf))
+        except (DeviceLost, Unreachable):
+            raise RunFailed(f"report: {leaf!r} is lost with its place; report values that have arrived") from None
 
     def end_round(self, state: Any) -> None:
         live = [leaf.id for _, leaf in leaves(state) if isinstance(leaf, PlaceRef)]
