@@ -268,8 +268,9 @@ def compare(
 
 
 @app.command()
-def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, as_json: AsJson = False) -> None:
+def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, deployment: DeploymentFolder = None, as_json: AsJson = False) -> None:
     """Go on with a run or a comparison that was interrupted."""
+    _use_deployment(deployment)
     from airloom import api
     from airloom.jobs import Event, Job
 
