@@ -44,9 +44,12 @@ def ranged(low: float, high: float, *, default: Any = MISSING, open_low: bool = 
     return field(default=default, metadata={"range": Range(low, high, open_low, tune)})
 
 
-def part(make: Callable[[str], Any], default: Any) -> Any:
-    """A field that takes a part (a selector, an optimizer); `make(text)` reads it from the command line."""
-    return field(default=default, metadata={"make": make})
+def part(make: Callable[[str], Any], default: Any, *, is_neutral: bool = False) -> Any:
+    """A field that takes a part (a selector, an optimizer); `make(text)` reads it from the command line.
+
+    `is_neutral`: with its default the method computes what it computed before it had the field, so older records still belong to it.
+    """
+    return field(default=default, metadata={"make": make, "is_neutral": is_neutral})
 
 
 def check_fields(thing: Any) -> None:
