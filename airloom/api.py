@@ -59,8 +59,8 @@ def run(
     target : (metric, value); "scenario" takes the scenario's, None none.
     stop_at_target : end when it is reached; otherwise the run goes on until its budget.
     budget : any of seconds, bytes, joules, rounds; None takes the scenario's.
-    engine : "simulated", or "ray" (see docs/ray.md).
-    address : HOST:PORT of the Ray cluster to join; None starts one on this machine.
+    engine : "simulated", or on real machines "ray" (see docs/ray.md) or "flower" (see docs/deploy_flower.md).
+    address : HOST:PORT of the Ray cluster to join, or of the SuperLink; None starts a cluster here, or takes the deployment that is up here.
     executor, workers, eval_every, checkpoint_every_s, log_payloads : see `airloom.runner.Options`.
     out : folder of the record, made here; "auto" takes a fresh one below `runs/`, None keeps no record.
     progress : called with every point of the curve.

@@ -215,6 +215,7 @@ class Runner:
             error = RunFailed(f"{type(self.method).__name__} in round {world.round}: {type(caught).__name__}: {caught}")
             error.__cause__ = caught
         finally:
+            world.error = error
             world.close()
         return self._end(self._summary(stamp or world.last_stamp, world.round, status, error) | {"devices": devices}, status, error)
 

@@ -29,6 +29,7 @@ import queue
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -106,7 +107,9 @@ def find_flower(home: str | None = None) -> SimpleNamespace:
             "flwr.supernode.node_auth_http_interceptor": ("NodeAuthHttpInterceptor",),
             "flwr.superlink.grid": ("HttpGrid",),
         }  # fmt: skip
-        parts: dict[str, Any] = {name: getattr(importlib.import_module(module), name) for module, wanted in names.items() for name in wanted}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what flwr imports: not for us to mend
+            parts: dict[str, Any] = {name: getattr(importlib.import_module(module), name) for module, wanted in names.items() for name in wanted}
         parts["httpx"] = importlib.import_module("httpx")
     except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
         raise MissingExtra("flower", "engine flower") from error
@@ -171,7 +174,9 @@ class SuperLink(Transport):
         self._is_over = threading.Event()
         httpx = flwr.httpx
         try:
-            fab, _ = flwr.build_fab_from_files(_APP)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                fab, _ = flwr.build_fab_from_files(_APP)
             client = control(flwr, address, ca)
             try:
                 run_id = client.StartRun(flwr.StartRunRequest(fab=flwr.fab_to_proto(flwr.Fab(hashlib.sha256(fab).hexdigest(), fab, {})))).run_id

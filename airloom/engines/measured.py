@@ -146,6 +146,7 @@ class MeasuredWorld(ABC):
     round: int = 0
     on_report: Callable[[Node, Any, Any, dict[str, Any]], None]  # set by the runner; called by `node.report` while the clock stands still
     last_stamp: Mapping[str, float] = {}  # the latest `stamp`
+    error: BaseException | None = None  # set by the runner before `close`: why the run failed
 
     @property
     @abstractmethod

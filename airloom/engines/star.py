@@ -83,7 +83,7 @@ class Manners:
     ping_s: float = 2.0
     patience_s: float = 10.0
     look_s: float = 1.0
-    start_s: float = 60.0
+    start_s: float = 30.0
     return_s: float = 120.0
 
 
@@ -724,7 +724,7 @@ class StarWorld(MeasuredWorld):
         }
 
     def close(self) -> None:
-        self.transport.close(None)
+        self.transport.close(None if self.error is None else f"{type(self.error).__name__}: {self.error}")
 
 
 class StarNode(Node):

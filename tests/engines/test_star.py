@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airloom.engines.host import Host, Packet
 from airloom.errors import RunFailed, Unsupported
@@ -293,6 +295,9 @@ def host_with_run() -> tuple[Host, dict[str, Any]]:
     return host, {"head": head, "body": {"fn": method.client, "each": (x,), "values": []}}
 
 
+TARGET = host_with_run()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -313,6 +318,31 @@ def test_a_bad_call_is_refused_and_changes_nothing(change: dict[str, Any], words
     client = host.clients["c0"]
     assert (client.state, client.drawn, client.number, host.held) == ({}, 0, 0, {})
     assert json.loads(host.answer(Packet(json.dumps(call["head"]), host.wire.encode(call["body"]))).head)["kind"] == "done"
+
+
+heads = st.dictionaries(
+    st.sampled_from(["kind", "run", "epoch", "number", "place", "round", "kept", "drop", "wants", "job", "places", "taken", "keep"]),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.sampled_from(["call", "get", "hello", "ping", "a1", "c0"]),
+        st.lists(st.one_of(st.integers(), st.text(max_size=3), st.lists(st.text(max_size=3), max_size=2)), max_size=3),
+        st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(heads, st.one_of(st.binary(max_size=200), st.just(b"")), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_host_is_sent_it_answers_and_keeps_its_state(head: dict[str, Any], body: bytes, is_close: bool) -> None:
+    """Heads close to real ones, with any body: no crash, and without a good body nothing changes."""
+    host, call = TARGET
+    packet = Packet(json.dumps({**call["head"], **head} if is_close else head), body)
+    before = {name: (dict(client.state), client.drawn, client.number) for name, client in host.clients.items()}
+    answer = json.loads(host.answer(packet).head)
+    assert answer["kind"] in ("error", "ping", "hello")
+    if answer["kind"] != "hello":
+        assert {name: (client.state, client.drawn, client.number) for name, client in host.clients.items()} == before
+        assert not host.held
 
 
 def test_a_result_that_is_not_finite_changes_nothing() -> None:
