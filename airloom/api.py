@@ -7,13 +7,16 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from airloom import jobs, tune
 from airloom.errors import RecordError, ScenarioError
 from airloom.jobs import Job, Tell
 from airloom.program.method import Method, Service
+from airloom.records import calibrate as calibrating
 from airloom.records import compare as comparing
 from airloom.records.compare import Comparison
 from airloom.records.record import FILE, Record, direction_of, load, reached
@@ -418,6 +421,55 @@ def _warn_of_changes(folder: Path, header: Mapping[str, Any], job: Job) -> None:
         warnings.warn(
             f"resume('{folder}'): changed since the run began: {', '.join(changed)}; numbers may differ from those of an unbroken run", stacklevel=4
         )
+
+
+def calibrate(folder: Path | str, out: Path | str) -> dict[str, Any]:
+    """Turn a measured run into a scenario file with its devices' speeds and its links' rates and latencies; return what was written.
+
+    Parameters
+    ----------
+    folder : of a run on real machines.
+    out : the file, for `scenario=` and `--scenario`.
+
+    Raises
+    ------
+    RecordError : the run is not a measured one, or the file cannot be written.
+    """
+    found = calibrating.calibrate(Path(folder), lambda header: Job.of(header).world.build(header["seed"]).network)
+    try:
+        Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"calibrate: cannot write '{out}': {error.strerror}; choose another file with out") from error
+    return found
+
+
+def predict(
+    method: str | Method | Service,
+    *,
+    scenario: str | Callable[..., Scenario] | Scenario,
+    seed: int = 0,
+    set: Mapping[str, Any] | None = None,
+    target: Target = None,
+    budget: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return what a run would take before it is run: seconds, bytes and joules in all and per round, from a simulation that leaves no record.
+
+    Parameters
+    ----------
+    method, scenario, seed, set, target, budget : as in `run`; without a budget and a target three rounds are looked at.
+
+    Examples
+    --------
+    >>> told = predict("fedavg", scenario="phones", set={"scenario.devices": 4, "scenario.base_stations": 1}, budget={"rounds": 2})
+    >>> told["rounds"], told["clock"], len(told["seconds_by_round"])
+    (2, 'simulated', 2)
+    """
+    if budget is None and target is None:
+        budget = {"rounds": 3}
+    done = run(method, scenario=scenario, seed=seed, set=set, target=target, stop_at_target=target is not None, budget=budget, out=None)
+    stamps = [0.0, *(float(point["seconds"]) for point in done.points)]
+    by_round = [after - before for before, after in pairwise(stamps)]
+    return {**summary_of(done), "seconds_per_round": median(by_round) if by_round else None, "seconds_by_round": by_round}
 
 
 def show(folder: Path | str) -> Record | Comparison:

@@ -398,6 +398,56 @@ def node(
 
 
 @app.command()
+def calibrate(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run on real machines", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Scenario file to write")] = Path("fleet.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Turn a measured run into a scenario that the simulator can run."""
+    from airloom import api
+    from airloom.records.table import human
+
+    found = api.calibrate(folder, out)
+    if as_json:
+        _answer(ctx, {**found, "out": str(out)})
+        return
+    for name, device in found["measured"]["devices"].items():
+        low, middle, high = (value / 1e9 for value in device["spread_flops_per_s"])
+        _out(_escape(f"{name:14} {middle:.3g} GFLOP/s ({low:.3g} to {high:.3g}), {device['calls']} calls"))
+    for link in found["measured"]["links"]:
+        low, _, high = (value / 1e6 for value in link["spread_bps"])
+        what = f"{link['rate_bps'] / 1e6:.3g} Mbit/s ({low:.3g} to {high:.3g}), {human('seconds', link['latency_s'])}"
+        _out(_escape(f"{link['source']} -> {link['target']}: {what}, {link['messages'] or 'no'} messages"))
+    _say(_escape(f"scenario in {out}; next: airloom predict METHOD --scenario {out}"))
+
+
+@app.command()
+def predict(
+    ctx: typer.Context,
+    method: OneMethod,
+    scenario: ScenarioText = "phones",
+    seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
+    fields: SetFields = [],  # noqa: B006
+    target: Annotated[str | None, typer.Option("--target", metavar="METRIC=VALUE", help="Look as far as this", show_default=False)] = None,
+    budget: Budget = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take: seconds, bytes and joules, before anything is run."""
+    from airloom import api
+    from airloom.records.table import human
+
+    goal = None if target is None else _target(target)
+    told = api.predict(method, scenario=scenario, seed=seed, set=_fields(fields), target=goal, budget=_budget(budget))
+    if as_json:
+        _answer(ctx, told)
+        return
+    _out(_run_line(told))
+    if told["seconds_per_round"] is not None:
+        _out(_escape(f"per round: {human('seconds', told['seconds_per_round'])} (median of {len(told['seconds_by_round'])})"))
+
+
+@app.command()
 def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the methods and their fields."""
     from airloom.resolve import fields_of, find_method, methods_there_are

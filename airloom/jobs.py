@@ -82,13 +82,14 @@ class Job:
             own = {name: pack(value) for name, value in values.items()}
         except Unpackable:
             own, text = {name: repr(value) for name, value in values.items()}, None
+        measured = {} if self.world.measured is None else {"measured": self.world.measured}
         shown = {name: pack(value) for name, value in self.world.fields.items()} if self.world.text is not None else {}
         return {
             "method": self.name,
             "label": self.label,
             "text": text,
             "fields": own,
-            "scenario": {"name": self.world.name, "text": self.world.text, "fields": shown},
+            "scenario": {"name": self.world.name, "text": self.world.text, "fields": shown, **measured},
             "seed": self.seed,
             "engine": self.engine,
             "options": asdict(self.options),
@@ -134,7 +135,7 @@ def _world(described: str) -> World:
     scenario = json.loads(described)
     function = find_function(scenario["text"])
     fields = {name: unpack(value) for name, value in scenario["fields"].items()}
-    return World(name=scenario["name"], text=scenario["text"], function=function, fields=fields)
+    return World(name=scenario["name"], text=scenario["text"], function=function, fields=fields, measured=scenario.get("measured"))
 
 
 def job_of(candidate: Candidate, method: Method | Service, label: str, world: World, seed: int, engine: str, options: Options) -> Job:

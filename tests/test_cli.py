@@ -86,7 +86,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     commands = set(re.findall(r"^│ (\w+)  ", done.stdout, flags=re.MULTILINE))
     assert commands == {
         *("run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor"),
-        *("up", "down", "key", "admit", "node"),
+        *("up", "down", "key", "admit", "node", "calibrate", "predict"),
     }
 
 

@@ -21,6 +21,7 @@ import asyncio
 import atexit
 import importlib
 import os
+import secrets
 import sys
 import threading
 import uuid
@@ -41,6 +42,7 @@ PATIENCE_S = 5.0  # least silence after which a place is given up: on a busy mac
 _BEGIN_S = 180.0  # for all places to load their data
 _PINGS = 5  # of which the fastest sets a place's clock
 _STORE_BYTES = 512 << 20  # Ray's object store of a local cluster
+_PROBE_BYTES = (64 << 10, 4 << 20)  # least and most that is sent to measure a link
 _NAMESPACE = "airloom"
 Built = tuple[Network, Task, Method | Service, int]
 
@@ -63,6 +65,9 @@ def connect(address: str | None) -> Any:
     """
     if address is None and "ray" not in sys.modules:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # the loopback address instead of this host's; read when ray is imported
+    if address is None and not os.environ.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        # a token of this process's own cluster, so that other users of the machine cannot join it and none is left in the user's home
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     ray = find_ray()
     if ray.is_initialized():
         return ray
@@ -95,6 +100,8 @@ class PlaceActor:
             clock = WallClock()
             error = None if peer is None else peer.error
             return pack({"life": self.life, "raw_s": clock.raw_s(), "pid": os.getpid(), "has_begun": peer is not None, "error": error})
+        if kind == "probe":
+            return os.urandom(unpack(message)[0]["back"])
         if kind == "begin":
             return await self._begin(message)
         if peer is None:  # just restarted, and not taken back yet
@@ -281,6 +288,8 @@ class RayWorld(MeasuredWorld):
             raise RunFailed(f"engine ray: place '{error}' died while it began; look into Ray's logs") from error
         peer.clock.start()
         offsets = await asyncio.gather(*[self._offset(name, peer.clock) for name in self.places])
+        for name in self.places:  # one after the other, so that they do not share links
+            await self._probe(name, peer.clock, min(max(task.model.nbytes, _PROBE_BYTES[0]), _PROBE_BYTES[1]))
         peer.clock.start()
         for name, offset_s in zip(self.places, offsets):
             await self._set_clock(name, peer.clock, offset_s)
@@ -308,6 +317,15 @@ class RayWorld(MeasuredWorld):
                 self.pids[name] = answer["pid"]
                 self.lines.append({"kind": "process", "place": name, "pid": answer["pid"]})
         return best[1]
+
+    async def _probe(self, name: str, clock: WallClock, nbytes: int) -> None:
+        """Send as many bytes as a model has to a place, and let it send as many back, before the run's clock starts."""
+        load, root = os.urandom(nbytes), self.network.root
+        half_s = min([line["seconds"] for line in self.lines if line["kind"] == "ping" and line["to"] == name]) / 2
+        for source, target, there, back in ((root, name, load, 0), (name, root, b"", nbytes)):
+            began_s = clock.raw_s()
+            await self._post(name, "probe", pack({"back": back}, there))
+            self.lines.append({"kind": "probe", "from": source, "to": target, "bytes": nbytes, "seconds": clock.raw_s() - began_s - half_s})
 
     async def _set_clock(self, name: str, clock: WallClock, offset_s: float) -> None:
         told = pack({"offset_s": offset_s, "origin_s": clock.origin_s, "paused_s": clock.paused_s})
@@ -516,6 +534,8 @@ class RayWorld(MeasuredWorld):
         answers = self._sync(end()) if actors else []
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(timeout=5)
+        if not self.thread.is_alive():
+            self.loop.close()
         if actors and not any([isinstance(answer, BaseException) for answer in answers]) and self.failure is None:
             release()
             _Idle.actors, _Idle.key = actors, self.key
@@ -553,9 +573,15 @@ def release() -> None:
         _kill(actors)
 
 
+def disconnect() -> None:
+    """Leave the cluster; a local one ends."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
 @atexit.register
 def _shut_down() -> None:
     """End a local cluster with the process."""
-    ray = sys.modules.get("ray")
-    if ray is not None and _Idle.key is not None:
-        ray.shutdown()
+    if _Idle.key is not None:
+        disconnect()

@@ -89,13 +89,18 @@ class Patient(Method):
 
     Arguments:
         timeout_s: longest wait per round; None waits for everybody.
+        is_until_back: end two rounds after somebody who was lost has come again.
     """
 
     work_s: float = 0.6
     timeout_s: float | None = None
+    is_until_back: bool = False
 
     def init(self, node: Node, x: Params) -> State:
-        return {"x": x, "t": 0}
+        return {"x": x, "t": 0, "all": len(node.clients), "has_lost": False, "whole": 0}
+
+    def done(self, node: Node, s: State) -> bool:
+        return self.is_until_back and s["whole"] == 2
 
     def round(self, server: Node, s: State) -> State:
         sent = server.clients
@@ -107,7 +112,9 @@ class Patient(Method):
             round=s["t"], model=x, sent=" ".join(sent), came=" ".join(cohort), lost=" ".join(sorted(ref.place for ref in lost)),
             late=" ".join(sorted(ref.place for ref in late)),
         )  # fmt: skip
-        return {"x": x, "t": s["t"] + 1}
+        has_lost = s["has_lost"] or bool(lost)
+        whole = s["whole"] + 1 if has_lost and len(cohort) == s["all"] else 0
+        return {"x": x, "t": s["t"] + 1, "all": s["all"], "has_lost": has_lost, "whole": whole}
 
     def client(self, here: Here, x: Params) -> Params:
         here.cost(seconds=self.work_s)
