@@ -137,8 +137,8 @@ def model(folder: Path) -> dict[str, list[Any]]:
 
 def test_a_method_that_depends_on_arrivals_runs(deployed: Deployed) -> None:
     """FedBuff takes what comes first, so its numbers differ from run to run; nothing is lost and nothing counts twice."""
-    run = deployed.run("fedbuff", 4)
-    assert run.status == "budget" and len(run.points) == 4
+    run = deployed.run("fedbuff:buffer=2", 3)
+    assert run.status == "budget" and len(run.points) == 3
 
 
 def test_model_and_data_are_loaded_once_per_run_and_node(deployed: Deployed) -> None:
@@ -167,14 +167,18 @@ def test_files_have_safe_modes_and_secrets_stay_where_they_are(deployed: Deploye
 
 def test_a_node_without_a_registered_key_gets_no_work(deployed: Deployed, tmp_path: Path) -> None:
     assert deployed.call("key", "stranger", "--out", str(tmp_path / "own")).returncode == 0
-    node = deployed.start(*node_words(deployed, "stranger", tmp_path / "own" / "stranger.key"))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        words = deployed.command(*node_words(deployed, "stranger", tmp_path / "own" / "stranger.key"))
+        node = subprocess.Popen(words, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=deployed.environment)
     try:
+        until(lambda: "waiting for the SuperLink" in log.read_text(), "the stranger")
         devices = deployed.run("fedavg", 2).summary["devices"]
-        assert "stranger" not in {spent["machine"] for spent in devices.values()}
+        assert {spent["machine"] for spent in devices.values()} == {None, "node1", "node2", "node3"}
     finally:
         node.send_signal(signal.SIGTERM)
-        said, _ = node.communicate(timeout=30)
-    assert "connected" not in said and "waiting for the SuperLink" in said
+        node.wait(timeout=60)
+    assert "connected" not in log.read_text()
 
 
 def node_words(deployed: Deployed, name: str, key: Path, ca: Path | None = None, server: Path | None = None) -> list[str]:
@@ -200,7 +204,7 @@ def test_a_node_that_only_the_superlink_knows_gets_no_work(deployed: Deployed, t
         assert {spent["machine"] for spent in devices.values()} == {None, "node1", "node2", "node3"}
     finally:
         node.send_signal(signal.SIGTERM)
-        node.communicate(timeout=30)
+        node.communicate(timeout=60)
 
 
 def test_wrong_certificates_are_refused(deployed: Deployed, tmp_path: Path) -> None:
@@ -314,7 +318,7 @@ def test_kill_the_server_and_resume(deployed: Deployed) -> None:
     run = deployed.start(*deployed.words("scaffold", "cut", 6, "--checkpoint-every", "0"))
     until(lambda: len(deployed.points("cut")) >= 3, "the third round")
     run.kill()
-    run.communicate(timeout=30)
+    run.communicate(timeout=60)
     assert len(deployed.points("cut")) < 6
     done = deployed.call("resume", "cut", "--json", timeout_s=300)
     assert done.returncode == 0, done.stderr
