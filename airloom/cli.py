@@ -19,6 +19,10 @@ from typer.core import TyperGroup
 from airloom import __version__
 from airloom.commands import look
 from airloom.commands.data import data
+from airloom.commands.options import budgets as _budget
+from airloom.commands.options import pairs as _fields
+from airloom.commands.options import target_of as _target
+from airloom.commands.sweep import sweep
 from airloom.commands.terminal import AsJson, Folder
 from airloom.commands.terminal import answer as _answer
 from airloom.commands.terminal import console as _console
@@ -26,7 +30,7 @@ from airloom.commands.terminal import escape as _escape
 from airloom.commands.terminal import out as _out
 from airloom.commands.terminal import say as _say
 from airloom.commands.terminal import tables as _tables
-from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed, ScenarioError
+from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -360,39 +364,8 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-for command in look.COMMANDS:
+for command in (*look.COMMANDS, sweep):
     app.command()(command)
-
-
-# --- reading options ------------------------------------------------------------------------------------------------------------------
-
-
-def _numbered(option: str, text: str, example: str) -> tuple[str, float]:
-    """Split `name=number`."""
-    name, equals, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not equals or not name or not math.isfinite(number):
-        raise ScenarioError(f"{option} {text!r}: got no name=number; write for example {option} {example}")
-    return name.strip(), number
-
-
-def _fields(texts: list[str]) -> dict[str, str]:
-    from airloom.resolve import pair
-
-    return dict(map(pair, texts))
-
-
-def _target(text: str | None) -> Any:
-    if text is None or text == "none":
-        return "scenario" if text is None else None
-    return _numbered("--target", text, "accuracy=0.9")
-
-
-def _budget(texts: list[str]) -> dict[str, float] | None:
-    return dict(_numbered("--budget", text, "seconds=600") for text in texts) or None
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------------------------

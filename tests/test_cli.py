@@ -84,7 +84,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0 and done.stderr.strip() == "set()"
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # seconds of one core; a loaded machine has no say
     commands = set(re.findall(r"^│ (\w+)  ", done.stdout, flags=re.MULTILINE))
-    assert commands == {"run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor", "report", "watch", "trace", "explain", "export"}
+    looks = {"report", "watch", "trace", "explain", "export", "sweep"}
+    assert commands == {"run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor", *looks}
 
 
 def test_version_and_unknown_commands(airloom: Any) -> None:

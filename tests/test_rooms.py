@@ -27,6 +27,7 @@ ROOMS = (
     "jobs",
     "tune",
     "api",
+    "sweep",
     "doctor",
     "commands",
     "cli",
