@@ -80,7 +80,7 @@ def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ScenarioError, match=r"roles\.json\.gz is not there"):
         load("shakespeare")
     with pytest.raises(ScenarioError, match="allowed are digits, mnist_writers"):
-        load("mnist")
+        load("imagenet")
     with pytest.raises(ScenarioError, match="allowed are digits"):
         files("mnist")
 
