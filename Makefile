@@ -8,7 +8,7 @@ STAMP := .venv/.setup-done
 export OMP_NUM_THREADS = 1
 export PYTHONUTF8 = 1
 
-.PHONY: setup test check flower demo claims bench clean
+.PHONY: setup test check flower demo claims bench docs clean
 
 setup: $(STAMP)
 
@@ -42,5 +42,9 @@ claims: setup
 bench: setup
 	set -e; for file in $(sort $(wildcard benchmarks/*.py)); do $(BIN)/python $$file; done
 
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv dist build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv site dist build *.egg-info .pytest_cache .ruff_cache .hypothesis

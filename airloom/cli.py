@@ -19,6 +19,8 @@ from typer.core import TyperGroup
 from airloom import __version__
 from airloom.commands import look
 from airloom.commands.data import data
+from airloom.commands.options import budgets, pairs, target_of, workers_of
+from airloom.commands.sweep import sweep
 from airloom.commands.terminal import AsJson, Folder
 from airloom.commands.terminal import answer as _answer
 from airloom.commands.terminal import console as _console
@@ -26,7 +28,7 @@ from airloom.commands.terminal import escape as _escape
 from airloom.commands.terminal import out as _out
 from airloom.commands.terminal import say as _say
 from airloom.commands.terminal import tables as _tables
-from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed, ScenarioError
+from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -218,7 +220,7 @@ def run(
         fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
-        budget=_budget(budget),
+        budget=budgets(budget),
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
@@ -226,7 +228,7 @@ def run(
         address=address or superlink,
     )
     _use_deployment(deployment)
-    job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
+    job, folder = api.prepare(method, scenario, seed, pairs(fields), target_of(target), engine, options, "auto" if out is None else out)
     assert folder is not None
     with _progress() as tell:
         try:
@@ -271,16 +273,16 @@ def compare(
         executor=executor,
         fast=fast,
         stop_at_target=stop_at_target,
-        budget=_budget(budget),
+        budget=budgets(budget),
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
         timeline=timeline,
         address=address,
     )
-    request = api.request_of(methods, scenario, seeds, seed, tune, _fields(fields), _target(target), engine, options)
+    request = api.request_of(methods, scenario, seeds, seed, tune, pairs(fields), target_of(target), engine, options)
     with _progress(len(request.seeds)) as tell:
-        done = api.start(request, workers=_workers(workers), out="auto" if out is None else out, progress=tell)
+        done = api.start(request, workers=workers_of(workers), out="auto" if out is None else out, progress=tell)
     _say_compared(ctx, done)
 
 
@@ -296,7 +298,10 @@ def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, deploymen
         try:
             job: list[Job] = []
             done = api.go_on(
-                folder, workers=_workers(workers), begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
+                folder,
+                workers=workers_of(workers),
+                begins=job.append,
+                progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell,
             )
         except AirloomError as error:
             if isinstance(error, RunFailed | DoesNotFit | DeviceLost):
@@ -454,8 +459,8 @@ def predict(
     from airloom import api
     from airloom.records.table import human
 
-    goal = None if target is None else _target(target)
-    told = api.predict(method, scenario=scenario, seed=seed, set=_fields(fields), target=goal, budget=_budget(budget))
+    goal = None if target is None else target_of(target)
+    told = api.predict(method, scenario=scenario, seed=seed, set=pairs(fields), target=goal, budget=budgets(budget))
     if as_json:
         _answer(ctx, told)
         return
@@ -535,48 +540,8 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-for command in look.COMMANDS:
+for command in (*look.COMMANDS, sweep):
     app.command()(command)
-
-
-# --- reading options ------------------------------------------------------------------------------------------------------------------
-
-
-def _numbered(option: str, text: str, example: str) -> tuple[str, float]:
-    """Split `name=number`."""
-    name, equals, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not equals or not name or not math.isfinite(number):
-        raise ScenarioError(f"{option} {text!r}: got no name=number; write for example {option} {example}")
-    return name.strip(), number
-
-
-def _fields(texts: list[str]) -> dict[str, str]:
-    from airloom.resolve import pair
-
-    return dict(map(pair, texts))
-
-
-def _workers(text: str | None) -> Any:
-    """An integer, "ray" or None."""
-    if text is None or text == "ray":
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise ScenarioError(f"--workers {text!r}: allowed are integers >= 1 and ray")
-    return int(text)
-
-
-def _target(text: str | None) -> Any:
-    if text is None or text == "none":
-        return "scenario" if text is None else None
-    return _numbered("--target", text, "accuracy=0.9")
-
-
-def _budget(texts: list[str]) -> dict[str, float] | None:
-    return dict(_numbered("--budget", text, "seconds=600") for text in texts) or None
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------------------------

@@ -291,8 +291,13 @@ class Sets:
         sorted_: dict[str, dict[str, Any]] = {"method": {}, "scenario": {}, "task": {}}
         for name, value in (given or {}).items():
             prefix, dot, rest = name.partition(".")
+            if prefix in ("link", "device") and dot:  # changes of the network that the scenario makes, see airloom.network.scale
+                sorted_["scenario"][name] = value
+                continue
             if dot and prefix not in sorted_:
-                raise ScenarioError(f"set {name}={value!r}: got the prefix '{prefix}'; allowed are field, scenario.field and task.field")
+                raise ScenarioError(
+                    f"set {name}={value!r}: got the prefix '{prefix}'; allowed are field, scenario.field, task.field, link.field and device.field"
+                )
             sorted_[prefix if dot else "method"][rest if dot else name] = value
         return cls(**sorted_)
 
@@ -593,11 +598,15 @@ class World:
 
 @lru_cache(maxsize=2)
 def _built(world: World, seed: int) -> Scenario:
+    from airloom.network.scale import Physics
     from airloom.scenarios.scenario import Scenario
 
-    made = _called(f"scenario {world.name}", world.function, {"seed": seed, **world.fields})
+    physics = {name: value for name, value in world.fields.items() if "." in name}
+    made = _called(f"scenario {world.name}", world.function, {"seed": seed, **{n: v for n, v in world.fields.items() if n not in physics}})
     if not isinstance(made, Scenario):
         raise ScenarioError(f"scenario {world.name}: its function returned a {type(made).__name__}; it must return a Scenario")
+    if physics:
+        made = replace(made, network=Physics.of(physics).apply(made.network))
     if world.measured is not None:
         from airloom.scenarios.fleet import calibrated
 
@@ -662,6 +671,8 @@ def _returns_scenario(function: Callable[..., Any]) -> bool:
 
 def _world(function: Callable[..., Scenario], text: str | None, sets: Sets) -> World:
     """Return a world with every argument of the function settled, so that a record says all of them."""
+    from airloom.network.scale import Physics
+
     name = getattr(function, "__name__", type(function).__name__)
     known = fields_of(function)
     if "seed" not in known:
@@ -669,7 +680,10 @@ def _world(function: Callable[..., Scenario], text: str | None, sets: Sets) -> W
     if "seed" in sets.scenario:
         raise ScenarioError(f"scenario {name}, field seed: got {sets.scenario['seed']!r}; the world's seed is the run's, give that one")
     own = {n: f for n, f in known.items() if n not in ("seed", "task")}
-    values = {n: f.default for n, f in own.items() if f.default is not NEEDED and _packs(f.default)} | settle(f"scenario.{name}", own, sets.scenario)
+    physics = {n: v for n, v in sets.scenario.items() if "." in n}
+    Physics.of(physics)
+    given = {n: v for n, v in sets.scenario.items() if n not in physics}
+    values = {n: f.default for n, f in own.items() if f.default is not NEEDED and _packs(f.default)} | settle(f"scenario.{name}", own, given)
     missing = [n for n, f in own.items() if f.default is NEEDED and n not in values]
     if missing:
         raise ScenarioError(f"scenario {name}: needs {', '.join(missing)}; give them as scenario.{missing[0]}=...")
@@ -678,6 +692,7 @@ def _world(function: Callable[..., Scenario], text: str | None, sets: Sets) -> W
         raise ScenarioError(f"scenario {name}: got task.{next(iter(sets.task))}, but it takes no task; {_one_of('task', own)}")
     if task is not None:
         values["task"] = _settings(name, task, sets.task)
+    values |= {n: float(v) for n, v in physics.items()}
     return World(name=name, text=text if _packs(values) else None, function=function, fields=values)
 
 

@@ -28,6 +28,7 @@ ROOMS = (
     "jobs",
     "tune",
     "api",
+    "sweep",
     "doctor",
     "commands",
     "cli",

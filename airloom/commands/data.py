@@ -1,16 +1,17 @@
-"""`airloom data`: which data sets there are, and where they lie."""
+"""`airloom data`: which data sets there are, where they lie, and how they get there."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from airloom.commands.terminal import AsJson, answer, escape, out
+from airloom.commands.terminal import AsJson, answer, escape, out, say
 from airloom.errors import ScenarioError
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where they lie.")
+data = typer.Typer(no_args_is_help=True, help="Data sets: which there are, where they lie, and how they get there.")
 
 
 @data.command("list")
@@ -44,3 +45,23 @@ def where_data(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="
         answer(ctx, {"name": name, "files": {file: str(path) for file, path in found.items()}})
     else:
         print("\n".join(str(path) for path in found.values()) or f"{name} is built in")
+
+
+@data.command("get")
+def get_data(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="Data folder; AIRLOOM_DATA if not given", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a data set from its publisher, check its sums, and go on where an interrupted fetch stopped."""
+    from airloom.tasks.published import fetch
+
+    chosen = folder or (Path(os.environ["AIRLOOM_DATA"]) if os.environ.get("AIRLOOM_DATA") else None)
+    if chosen is None:
+        raise ScenarioError(f"data get '{name}': AIRLOOM_DATA is not set; set it to the folder for data, or give --folder")
+    done = fetch(name, chosen.expanduser(), lambda line: say(escape(line)))
+    if as_json:
+        answer(ctx, {"name": name, "files": [str(path) for path in done]})
+    else:
+        print("\n".join(map(str, done)))

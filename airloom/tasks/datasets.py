@@ -34,6 +34,7 @@ from airloom.clock.rng import generator
 from airloom.errors import MissingExtra, ScenarioError
 from airloom.tasks.language import TEXT_FILES, WINDOW, encoded, encoded_windows, read_texts
 from airloom.tasks.metrics import IGNORE
+from airloom.tasks.published import SOURCES, read_cifar, read_idx
 from airloom.tasks.text import Vocabulary, windows
 from airloom.tasks.tokenizer import Tokenizer, by_bytes
 
@@ -42,6 +43,7 @@ Kind = Literal["classification", "next_token", "regression"]
 # Mean and standard deviation of the training pixels (scaled to 0..1), as commonly published for each set.
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of its training images
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 # Per-channel mean and standard deviation of all training windows of the HAR file, computed once from it: total acceleration x, y, z (g), then
 # gyroscope x, y, z (rad/s).
@@ -258,7 +260,8 @@ def _file(folder: Path, name: str, relative: str) -> Path:
     for path in (folder / relative, folder / Path(relative).name):
         if path.is_file():
             return path
-    raise ScenarioError(f"load(name={name!r}): {folder / relative} is not there; put the file there, or give another folder")
+    how = f"fetch it with `airloom data get {name}`" if name in SOURCES else "put the file there"
+    raise ScenarioError(f"load(name={name!r}): {folder / relative} is not there; {how}, or give another folder")
 
 
 def _archive(folder: Path, name: str, keys: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -531,6 +534,35 @@ def _text(name: str) -> Callable[[Path, int | None, int], Dataset]:
     return lambda folder, limit, split_seed: load_text(name, by_bytes(), folder, limit=limit)
 
 
+def _published(name: str, classes: int, mean: tuple[float, ...], std: tuple[float, ...], label_bytes: int = 0) -> Callable[..., Dataset]:
+    """Return the reader of a data set in its publisher's form: IDX files, or CIFAR's binary archive with that many bytes of labels per row."""
+
+    def read(folder: Path, limit: int | None, split_seed: int) -> Dataset:
+        paths = [_file(folder, name, file) for file in _FILES[name]]
+        x, y, x_test, y_test = read_cifar(paths[0], label_bytes) if label_bytes else read_idx(paths)
+        kept, held = carve(y, len(y) // 10, generator(name, "validation", split_seed))
+        kept, held = _some(kept, limit, name, 0), _some(held, limit, name, 1)
+        test = _some(np.arange(len(y_test)), limit, name, 2)
+
+        def scaled(images: NDArray[Any]) -> NDArray[np.float32]:
+            return _standardized(images, tuple(255 * m for m in mean), tuple(255 * s for s in std))
+
+        return Dataset(
+            name=name,
+            x_train=scaled(x[kept]),
+            y_train=y[kept].astype(np.int64),
+            x_validation=scaled(x[held]),
+            y_validation=y[held].astype(np.int64),
+            x_test=scaled(x_test[test]),
+            y_test=y_test[test].astype(np.int64),
+            classes=classes,
+            kind="classification",
+            source=f"{SOURCES[name][0].url.rpartition('/')[0]}, official parts, (pixel / 255 - {mean}) / {std}",
+        )
+
+    return read
+
+
 _READERS: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     "digits": _digits,
     "mnist_writers": _mnist_writers,
@@ -539,6 +571,10 @@ _READERS: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     "har": _har,
     "shakespeare": _shakespeare,
     **{name: _text(name) for name in TEXT_FILES},
+    "mnist": _published("mnist", 10, (MNIST_MEAN,), (MNIST_STD,)),
+    "fashion_mnist_official": _published("fashion_mnist_official", 10, (FASHION_MEAN,), (FASHION_STD,)),
+    "cifar10_official": _published("cifar10_official", 10, CIFAR_MEAN, CIFAR_STD, label_bytes=1),
+    "cifar100": _published("cifar100", 100, CIFAR100_MEAN, CIFAR100_STD, label_bytes=2),
 }
 _FILES: dict[str, tuple[str, ...]] = {
     "digits": (),
@@ -548,4 +584,5 @@ _FILES: dict[str, tuple[str, ...]] = {
     "har": ("har/har_subjects.npz",),
     "shakespeare": ("text/shakespeare/roles.json.gz",),
     **TEXT_FILES,
+    **{name: tuple([source.file for source in sources]) for name, sources in SOURCES.items()},
 }

@@ -80,9 +80,9 @@ def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ScenarioError, match=r"roles\.json\.gz is not there"):
         load("shakespeare")
     with pytest.raises(ScenarioError, match="allowed are digits, mnist_writers"):
-        load("mnist")
+        load("imagenet")
     with pytest.raises(ScenarioError, match="allowed are digits"):
-        files("mnist")
+        files("imagenet")
 
 
 def test_a_file_may_lie_directly_in_the_folder_and_must_hold_plain_arrays(tmp_path: Path) -> None:
