@@ -1,7 +1,7 @@
 """Four hosts of our own: network namespaces with shaped links and CPU quotas. Calibrate on one method, predict the others, compare.
 
-Needs root, `ip` and `tc`, cgroups with CPU quotas, and the extra ray; elsewhere it says what is missing and ends. `--run` runs it, `--record` also writes
-`docs/records/hosts/`; without either nothing is touched. Links have rates, no added delay: `netem` is not part of every kernel.
+Needs root, `ip` and `tc`, cgroups with CPU quotas, and the extra ray; elsewhere it says what is missing and ends. `--run` runs it, `--record` also
+writes `docs/records/hosts/`; without either nothing is touched. Links have rates, no added delay: `netem` is not part of every kernel.
 """
 
 from __future__ import annotations
