@@ -16,6 +16,7 @@ from airloom.network.network import Network
 from airloom.records.record import load
 
 FILE = "measured.jsonl"
+_LEAST_S = 1e-6  # of a message: clocks of two machines, set by pings, can show less than nothing
 _LEAST_SHARE = 0.2  # of a message's time that is left for its bits, however long the pings were (ours)
 
 Line = dict[str, Any]
@@ -114,10 +115,10 @@ def _link(messages: Sequence[Line], latency_s: float, framing_bytes: int) -> dic
     """Rate and latency of a link from its messages; those of the run itself count, probes only where there are no others."""
     own = [line for line in messages if line["kind"] != "probe"] or list(messages)
     nbytes = float(median(line["bytes"] for line in own)) + framing_bytes
-    seconds = [line["seconds"] * nbytes / (line["bytes"] + framing_bytes) for line in own]
+    seconds = [max(line["seconds"], _LEAST_S) * nbytes / (line["bytes"] + framing_bytes) for line in own]
     whole_s = float(median(seconds))
     latency_s = min(latency_s, (1.0 - _LEAST_SHARE) * whole_s)
-    rates = [8.0 * nbytes / max(s - latency_s, 1e-6) for s in seconds]
+    rates = [8.0 * nbytes / max(s - latency_s, _LEAST_S) for s in seconds]
     return {"rate_bps": 8.0 * nbytes / (whole_s - latency_s), "latency_s": latency_s, "spread_bps": _spread(rates), "messages": len(own)}
 
 

@@ -150,7 +150,7 @@ def test_a_slow_place_misses_the_round_and_is_in_the_next(tmp_path: Path) -> Non
     assert not lines(tmp_path / "real", "presence")
 
 
-def test_a_silent_place_is_given_up_and_taken_back_with_its_state(tmp_path: Path) -> None:
+def test_a_silent_place_is_given_up_and_taken_back(tmp_path: Path) -> None:
     def silent(pids: dict[str, int]) -> None:
         os.kill(pids["board1"], signal.SIGSTOP)
         threading.Timer(9.0, lambda: os.kill(pids["board1"], signal.SIGCONT)).start()

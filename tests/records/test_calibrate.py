@@ -63,6 +63,14 @@ def test_a_fleet_by_hand(tmp_path: Path) -> None:
     assert found["wire_overhead_bytes"] == 400
 
 
+def test_a_message_that_took_less_than_nothing_still_gives_a_link(tmp_path: Path) -> None:
+    early = message("edge0", "cloud", -0.001, "probe")  # clocks that are set by pings can show this
+    found = api.calibrate(measured_run(tmp_path / "run", [*LINES, early]), tmp_path / "fleet.json")["measured"]
+    (link,) = [link for link in found["links"] if (link["source"], link["target"]) == ("edge0", "cloud")]
+    assert link["latency_s"] >= 0 and link["rate_bps"] > 0
+    find_scenario(str(tmp_path / "fleet.json")).build(0)
+
+
 def test_the_file_is_a_scenario_and_predicts(tmp_path: Path) -> None:
     api.calibrate(measured_run(tmp_path / "run", LINES), tmp_path / "fleet.json")
     world = find_scenario(str(tmp_path / "fleet.json"))
