@@ -79,7 +79,7 @@ every_task = pytest.mark.parametrize("task_name", ["quadratic", "logistic", "net
 def make(name: str) -> Method:
     """A method with small fields."""
     cls = METHODS[name]
-    return cls(**{f.name: SMALL[f.name] for f in fields(cls) if f.name in SMALL} | OWN.get(name, {}))
+    return cls(**{**{f.name: SMALL[f.name] for f in fields(cls) if f.name in SMALL}, **OWN.get(name, {})})
 
 
 # --- worlds ------------------------------------------------------------------------------------------------------------------------------
