@@ -7,13 +7,16 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from airloom import jobs, tune
 from airloom.errors import RecordError, ScenarioError
 from airloom.jobs import Job, Tell
 from airloom.program.method import Method, Service
+from airloom.records import calibrate as calibrating
 from airloom.records import compare as comparing
 from airloom.records.compare import Comparison
 from airloom.records.record import FILE, Record, direction_of, load, reached
@@ -22,6 +25,7 @@ from airloom.runner import SMOOTH, Options, Progress, Run, versions
 from airloom.scenarios.scenario import Scenario
 
 Target = tuple[str, float] | Literal["scenario"] | None
+Workers = int | Literal["ray"] | None
 Out = Path | str | None  # "auto": a fresh folder below runs/
 
 PLAN, TABLE, FIGURE = "plan.json", "compare.json", "compare.png"
@@ -38,7 +42,9 @@ def run(
     stop_at_target: bool = False,
     budget: Mapping[str, float] | None = None,
     engine: str = "simulated",
+    address: str | None = None,
     executor: str = "auto",
+    fast: str = "auto",
     workers: int | None = None,
     eval_every: int = 1,
     checkpoint_every_s: float | None = 30.0,
@@ -58,8 +64,9 @@ def run(
     target : (metric, value); "scenario" takes the scenario's, None none.
     stop_at_target : end when it is reached; otherwise the run goes on until its budget.
     budget : any of seconds, bytes, joules, rounds; None takes the scenario's.
-    engine : "simulated".
-    executor, workers, eval_every, checkpoint_every_s, log_payloads, timeline : see `airloom.runner.Options`.
+    engine : "simulated", or on real machines "ray" (see docs/ray.md) or "flower" (see docs/deploy_flower.md).
+    address : HOST:PORT of the Ray cluster to join, or of the SuperLink; None starts a cluster here, or takes the deployment that is up here.
+    executor, fast, workers, eval_every, checkpoint_every_s, log_payloads, timeline : see `airloom.runner.Options`.
     out : folder of the record, made here; "auto" takes a fresh one below `runs/`, None keeps no record.
     progress : called with every point of the curve.
 
@@ -80,6 +87,7 @@ def run(
     """
     options = Options(
         executor=executor,
+        fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
         budget=budget,
@@ -87,6 +95,7 @@ def run(
         checkpoint_every_s=checkpoint_every_s,
         log_payloads=log_payloads,
         timeline=timeline,
+        address=address,
     )
     job, folder = prepare(method, scenario, seed, set, target, engine, options, out)
     return jobs.execute(job, folder, progress=progress)
@@ -143,8 +152,10 @@ def compare(
     stop_at_target: bool = False,
     budget: Mapping[str, float] | None = None,
     engine: str = "simulated",
+    address: str | None = None,
     executor: str = "auto",
-    workers: int | None = None,
+    fast: str = "auto",
+    workers: Workers = None,
     eval_every: int = 1,
     checkpoint_every_s: float | None = 30.0,
     log_payloads: bool = False,
@@ -160,10 +171,12 @@ def compare(
     seeds, first_seed : worlds, one per seed; all methods meet each of them.
     tune : trials per method on a world of their own and on validation data, before the runs; 0 for none (see `airloom.tune`).
     set : as in `run`; a method's field is set in all methods that have it.
-    workers : processes; None takes one per core. With `executor="pool"` runs follow each other and each has so many processes.
+    workers : processes; None takes one per core. With `executor="pool"` runs follow each other and each has so many processes. "ray" spreads
+        simulated runs over a Ray cluster.
+    address : of the Ray cluster, for `workers="ray"` or `engine="ray"`; None starts one on this machine.
     out : folder of the comparison, made here; "auto" takes a fresh one below `runs/`.
     progress : called with every event of a run, see `airloom.jobs.Event`.
-    scenario, target, stop_at_target, budget, engine, eval_every, checkpoint_every_s, log_payloads, timeline : as in `run`.
+    scenario, target, stop_at_target, budget, engine, executor, fast, eval_every, checkpoint_every_s, log_payloads, timeline : as in `run`.
 
     Returns
     -------
@@ -175,12 +188,14 @@ def compare(
     """
     options = Options(
         executor=executor,
+        fast=fast,
         stop_at_target=stop_at_target,
         budget=budget,
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every_s,
         log_payloads=log_payloads,
         timeline=timeline,
+        address=address,
     )
     request = request_of(methods, scenario, seeds, first_seed, tune, set, target, engine, options)
     return start(request, workers=workers, out=out, progress=progress).comparison
@@ -271,10 +286,12 @@ def request_of(
     return request
 
 
-def start(request: Request, *, workers: int | None, out: Path | str, progress: Tell | None) -> Compared:
+def start(request: Request, *, workers: Workers, out: Path | str, progress: Tell | None) -> Compared:
     """Make a comparison's folder, write its plan and run it."""
-    if workers is not None and workers < 1:
-        raise ScenarioError(f"compare(workers={workers}): allowed are integers >= 1")
+    if workers is not None and workers != "ray" and workers < 1:
+        raise ScenarioError(f"compare(workers={workers}): allowed are integers >= 1 and 'ray'")
+    if workers == "ray":
+        jobs.check_spread(request.engine, request.plan()["jobs"] is not None)
     folder = _folder(out, f"compare-{request.scenario.name}")
     assert folder is not None
     plan = request.plan()
@@ -287,11 +304,11 @@ def start(request: Request, *, workers: int | None, out: Path | str, progress: T
     return _carry_out(plan, request.jobs(methods, request.seeds[0], request.options), folder, workers, progress, is_resumed=False)
 
 
-def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers: int | None, progress: Tell | None, *, is_resumed: bool) -> Compared:
+def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers: Workers, progress: Tell | None, *, is_resumed: bool) -> Compared:
     """Tune, run and compare; `first` holds each method's job for the first seed. A Ctrl-C says in which folder to go on."""
     tell = progress or (lambda event: None)
     processes = workers or cores()
-    if first[0].options.executor == "pool":
+    if first[0].options.executor == "pool" and workers != "ray":
         first, processes = [replace(job, options=replace(job.options, workers=workers)) for job in first], 1
     tuned: dict[str, Any] = {}
     try:
@@ -314,7 +331,7 @@ def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers
 
 
 def _tuned(
-    plan: Mapping[str, Any], first: Sequence[Job], out: Path, processes: int, tell: Tell, *, is_resumed: bool
+    plan: Mapping[str, Any], first: Sequence[Job], out: Path, processes: int | Literal["ray"], tell: Tell, *, is_resumed: bool
 ) -> tuple[list[Job], dict[str, Any]]:
     """Run all trials; return the jobs with the chosen fields, and what was chosen by label."""
     seed = plan["seeds"][0] + tune.SEEDS_BEYOND
@@ -352,7 +369,7 @@ def resume(
     *,
     scenario: Callable[..., Scenario] | Scenario | None = None,
     method: Method | Service | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     progress: Progress | Tell | None = None,
 ) -> Run | Comparison:
     """Go on with a run, or with a comparison, that was interrupted or killed; nothing that was computed up to a checkpoint is lost or changed.
@@ -377,7 +394,7 @@ def go_on(
     *,
     scenario: Callable[..., Scenario] | Scenario | None = None,
     method: Method | Service | None = None,
-    workers: int | None = None,
+    workers: Workers = None,
     begins: Callable[[Job], None] | None = None,
     progress: Any = None,
 ) -> Run | Compared:
@@ -412,6 +429,55 @@ def _warn_of_changes(folder: Path, header: Mapping[str, Any], job: Job) -> None:
         warnings.warn(
             f"resume('{folder}'): changed since the run began: {', '.join(changed)}; numbers may differ from those of an unbroken run", stacklevel=4
         )
+
+
+def calibrate(folder: Path | str, out: Path | str) -> dict[str, Any]:
+    """Turn a measured run into a scenario file with its devices' speeds and its links' rates and latencies; return what was written.
+
+    Parameters
+    ----------
+    folder : of a run on real machines.
+    out : the file, for `scenario=` and `--scenario`.
+
+    Raises
+    ------
+    RecordError : the run is not a measured one, or the file cannot be written.
+    """
+    found = calibrating.calibrate(Path(folder), lambda header: Job.of(header).world.build(header["seed"]).network)
+    try:
+        Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"calibrate: cannot write '{out}': {error.strerror}; choose another file with out") from error
+    return found
+
+
+def predict(
+    method: str | Method | Service,
+    *,
+    scenario: str | Callable[..., Scenario] | Scenario,
+    seed: int = 0,
+    set: Mapping[str, Any] | None = None,
+    target: Target = None,
+    budget: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return what a run would take before it is run: seconds, bytes and joules in all and per round, from a simulation that leaves no record.
+
+    Parameters
+    ----------
+    method, scenario, seed, set, target, budget : as in `run`; without a budget and a target three rounds are looked at.
+
+    Examples
+    --------
+    >>> told = predict("fedavg", scenario="phones", set={"scenario.devices": 4, "scenario.base_stations": 1}, budget={"rounds": 2})
+    >>> told["rounds"], told["clock"], len(told["seconds_by_round"])
+    (2, 'simulated', 2)
+    """
+    if budget is None and target is None:
+        budget = {"rounds": 3}
+    done = run(method, scenario=scenario, seed=seed, set=set, target=target, stop_at_target=target is not None, budget=budget, out=None)
+    stamps = [0.0, *(float(point["seconds"]) for point in done.points)]
+    by_round = [after - before for before, after in pairwise(stamps)]
+    return {**summary_of(done), "seconds_per_round": median(by_round) if by_round else None, "seconds_by_round": by_round}
 
 
 def show(folder: Path | str) -> Record | Comparison:

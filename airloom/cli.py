@@ -19,9 +19,7 @@ from typer.core import TyperGroup
 from airloom import __version__
 from airloom.commands import look
 from airloom.commands.data import data
-from airloom.commands.options import budgets as _budget
-from airloom.commands.options import pairs as _fields
-from airloom.commands.options import target_of as _target
+from airloom.commands.options import budgets, pairs, target_of, workers_of
 from airloom.commands.sweep import sweep
 from airloom.commands.terminal import AsJson, Folder
 from airloom.commands.terminal import answer as _answer
@@ -129,9 +127,30 @@ OneMethod = Annotated[
 ScenarioText = Annotated[
     str, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="Name, file.py[:function] or file.json", autocompletion=_complete("scenarios"))
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated")]
+Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or on real machines: ray, flower")]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster to join; one is started here if not given", show_default=False)
+]
+Superlink = Annotated[
+    str | None,
+    typer.Option("--superlink", metavar="HOST:PORT", help="For engine flower; that of airloom up if not given", show_default=False),
+]
+DeploymentFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--deployment", metavar="DIR", help="Folder with a deployment's keys; $AIRLOOM_DEPLOYMENT or the user's if not given", show_default=False
+    ),
+]
+AllowedFiles = Annotated[
+    list[str], typer.Option("--allow", metavar="FILE", help="Your own methods and scenarios that nodes may use", show_default=False)
+]
+NodeName = Annotated[str, typer.Argument(metavar="NAME", help="Of the node", show_default=False)]
 Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
+Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop), replay, compile or kernel")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
+Spread = Annotated[
+    str | None, typer.Option("--workers", metavar="N|ray", help="Processes, one per core if not given; ray: over a Ray cluster", show_default=False)
+]
 SetFields = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Of the method; or scenario.field=value, task.field=value", show_default=False)
 ]
@@ -175,7 +194,9 @@ def run(
     scenario: ScenarioText = "phones",
     seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
+    fast: Rung = "auto",
     workers: Workers = None,
     fields: SetFields = [],  # noqa: B006  (typer reads it only)
     target: TargetText = None,
@@ -185,6 +206,8 @@ def run(
     checkpoint_every: CheckpointEvery = 30.0,
     log_payloads: LogPayloads = False,
     timeline: TimelineRounds = 10,
+    superlink: Superlink = None,
+    deployment: DeploymentFolder = None,
     out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -194,15 +217,18 @@ def run(
 
     options = Options(
         executor=executor,
+        fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
-        budget=_budget(budget),
+        budget=budgets(budget),
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
         timeline=timeline,
+        address=address or superlink,
     )
-    job, folder = api.prepare(method, scenario, seed, _fields(fields), _target(target), engine, options, "auto" if out is None else out)
+    _use_deployment(deployment)
+    job, folder = api.prepare(method, scenario, seed, pairs(fields), target_of(target), engine, options, "auto" if out is None else out)
     assert folder is not None
     with _progress() as tell:
         try:
@@ -224,8 +250,10 @@ def compare(
         int, typer.Option("--tune", min=0, metavar="N", help="Trials per method before the runs, on another world and validation data")
     ] = 0,
     engine: Engine = "simulated",
+    address: Address = None,
     executor: Executor = "auto",
-    workers: Workers = None,
+    fast: Rung = "auto",
+    workers: Spread = None,
     fields: SetFields = [],  # noqa: B006
     target: TargetText = None,
     stop_at_target: StopAtTarget = False,
@@ -243,22 +271,25 @@ def compare(
 
     options = Options(
         executor=executor,
+        fast=fast,
         stop_at_target=stop_at_target,
-        budget=_budget(budget),
+        budget=budgets(budget),
         eval_every=eval_every,
         checkpoint_every_s=checkpoint_every,
         log_payloads=log_payloads,
         timeline=timeline,
+        address=address,
     )
-    request = api.request_of(methods, scenario, seeds, seed, tune, _fields(fields), _target(target), engine, options)
+    request = api.request_of(methods, scenario, seeds, seed, tune, pairs(fields), target_of(target), engine, options)
     with _progress(len(request.seeds)) as tell:
-        done = api.start(request, workers=workers, out="auto" if out is None else out, progress=tell)
+        done = api.start(request, workers=workers_of(workers), out="auto" if out is None else out, progress=tell)
     _say_compared(ctx, done)
 
 
 @app.command()
-def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json: AsJson = False) -> None:
+def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, deployment: DeploymentFolder = None, as_json: AsJson = False) -> None:
     """Go on with a run or a comparison that was interrupted."""
+    _use_deployment(deployment)
     from airloom import api
     from airloom.jobs import Event, Job
 
@@ -267,7 +298,10 @@ def resume(ctx: typer.Context, folder: Folder, workers: Workers = None, as_json:
         try:
             job: list[Job] = []
             done = api.go_on(
-                folder, workers=workers, begins=job.append, progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell
+                folder,
+                workers=workers_of(workers),
+                begins=job.append,
+                progress=(lambda point: tell(Event("point", job[0], point))) if is_one else tell,
             )
         except AirloomError as error:
             if isinstance(error, RunFailed | DoesNotFit | DeviceLost):
@@ -291,6 +325,148 @@ def show(ctx: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
         _answer(ctx, api.summary_of(found))
     else:
         _show_record(found)
+
+
+@app.command()
+def up(
+    ctx: typer.Context,
+    nodes: Annotated[int, typer.Option("--nodes", min=0, help="Nodes on this machine")] = 3,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypted, with own certificates and node keys; always so")] = True,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for other machines too")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one")] = 0,
+    names: Annotated[
+        list[str], typer.Option("--name", metavar="HOST", help="By which other machines reach this one, for the certificate", show_default=False)
+    ] = [],  # noqa: B006
+    allow: AllowedFiles = [],  # noqa: B006
+    deployment: DeploymentFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring up a deployment for engine flower: a SuperLink and nodes, with certificates and keys of their own."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    began_s = time.monotonic()
+    address = here.up(folder, nodes=nodes, host=host, port=port, names=names, allow=allow)
+    took_s = time.monotonic() - began_s
+    if as_json:
+        _answer(ctx, {"address": address, "deployment": str(folder), "nodes": nodes, "seconds": took_s})
+        return
+    _out(f"up after {took_s:.1f} s: SuperLink at {address}, {nodes} nodes; keys and logs in {_escape(str(folder))}")
+    _out(_escape(f"run:   airloom run fedavg --engine flower --superlink {address}\nstop:  airloom down\n\n{here.how_to(folder, address)}"))
+
+
+@app.command()
+def down(
+    ctx: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep keys, logs and what clients keep; else all of it is deleted")] = False,
+    deployment: DeploymentFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the deployment of this machine and delete its folder."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    stopped = here.down(folder, keep=keep)
+    if as_json:
+        _answer(ctx, {"stopped": stopped, "deleted": not keep})
+        return
+    _out(f"stopped {', '.join(stopped) or 'nothing'}; {'kept' if keep else 'deleted'} {_escape(str(folder))}")
+
+
+@app.command()
+def key(name: NodeName, folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="For NAME.key and NAME.pub")] = Path("node")) -> None:
+    """Make the key pair of a node; the private key stays on this machine."""
+    from airloom import deployment as here
+
+    private, public = here.make_node_key(folder, name)
+    _out(_escape(f"made {private} (keep it here) and {public} (for airloom admit {name} {public.name}, on the server)"))
+
+
+@app.command()
+def admit(
+    name: NodeName,
+    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="Its public key", show_default=False)],
+    deployment: DeploymentFolder = None,
+) -> None:
+    """Let the node with this public key take part in the deployment of this machine."""
+    from airloom import deployment as here
+
+    folder = (deployment or here.default_folder()).absolute()
+    here.admit(folder, name, public_key)
+    _out(_escape(f"node '{name}' may take part; it needs {folder / 'ca.pem'} and {folder / 'server.pub'}"))
+
+
+@app.command()
+def node(
+    name: NodeName,
+    superlink: Annotated[str, typer.Option("--superlink", metavar="HOST:PORT", show_default=False)],
+    ca: Annotated[Path, typer.Option("--ca", metavar="FILE", help="The deployment's ca.pem")] = Path("ca.pem"),
+    server: Annotated[Path, typer.Option("--server", metavar="FILE", help="The deployment's server.pub")] = Path("server.pub"),
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="This node's private key; node/NAME.key if not given")] = None,
+    states: Annotated[
+        Path | None, typer.Option("--states", metavar="DIR", help="For what clients keep; without one they forget when this process ends")
+    ] = None,
+    allow: AllowedFiles = [],  # noqa: B006
+) -> None:
+    """Be a node of a deployment until Ctrl-C: run the clients that live here."""
+    from airloom import deployment as here
+    from airloom import jobs
+
+    here.serve_node(
+        name, superlink=superlink, ca=ca, server=server, key=key or Path("node") / f"{name}.key", states=states,
+        open_job=jobs.opener(allow),
+        say=lambda line: _say(_escape(f"node '{name}': {line}")),
+    )  # fmt: skip
+
+
+@app.command()
+def calibrate(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run on real machines", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Scenario file to write")] = Path("fleet.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Turn a measured run into a scenario that the simulator can run."""
+    from airloom import api
+    from airloom.records.table import human
+
+    found = api.calibrate(folder, out)
+    if as_json:
+        _answer(ctx, {**found, "out": str(out)})
+        return
+    for name, device in found["measured"]["devices"].items():
+        low, middle, high = (value / 1e9 for value in device["spread_flops_per_s"])
+        _out(_escape(f"{name:14} {middle:.3g} GFLOP/s ({low:.3g} to {high:.3g}), {device['calls']} calls"))
+    for link in found["measured"]["links"]:
+        low, _, high = (value / 1e6 for value in link["spread_bps"])
+        what = f"{link['rate_bps'] / 1e6:.3g} Mbit/s ({low:.3g} to {high:.3g}), {human('seconds', link['latency_s'])}"
+        _out(_escape(f"{link['source']} -> {link['target']}: {what}, {link['messages'] or 'no'} messages"))
+    _say(_escape(f"scenario in {out}; next: airloom predict METHOD --scenario {out}"))
+
+
+@app.command()
+def predict(
+    ctx: typer.Context,
+    method: OneMethod,
+    scenario: ScenarioText = "phones",
+    seed: Annotated[int, typer.Option("--seed", help="Of the world and of the training")] = 0,
+    fields: SetFields = [],  # noqa: B006
+    target: Annotated[str | None, typer.Option("--target", metavar="METRIC=VALUE", help="Look as far as this", show_default=False)] = None,
+    budget: Budget = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take: seconds, bytes and joules, before anything is run."""
+    from airloom import api
+    from airloom.records.table import human
+
+    goal = None if target is None else target_of(target)
+    told = api.predict(method, scenario=scenario, seed=seed, set=pairs(fields), target=goal, budget=budgets(budget))
+    if as_json:
+        _answer(ctx, told)
+        return
+    _out(_run_line(told))
+    if told["seconds_per_round"] is not None:
+        _out(_escape(f"per round: {human('seconds', told['seconds_per_round'])} (median of {len(told['seconds_by_round'])})"))
 
 
 @app.command()
@@ -456,7 +632,7 @@ def _show_record(record: Record) -> None:
         "points": f"{len(record.points)}, with {', '.join(record.metrics)}",
         "backhaul, peer": " and ".join(human("bytes", summary.get(cost)) for cost in ("bytes_backhaul", "bytes_peer")),
         "idle, servers": " and ".join(human("joules", summary.get(cost)) for cost in ("joules_idle", "joules_server")),
-        "executor": f"{header.get('engine')}, {header.get('executor')}, clock {header.get('clock')}",
+        "executor": f"{header.get('engine')}, {header.get('executor')}, steps {header.get('fast')}, clock {header.get('clock')}",
         "versions": _listed(header.get("versions", {})),
         "code": f"{code['revision'][:12]}{' with changes' if code['dirty'] else ''}" if code.get("revision") else None,
         "digest": summary.get("digest"),
@@ -571,6 +747,12 @@ def _at(event: Event) -> str:
     metric = job.options.target[0] if job.options.target else next((name for name in ("accuracy", "loss") if name in point), None)
     shown = f", {metric} {metric_text(metric, point[metric])}" if metric is not None and metric in point else ""
     return f"round {point['round']}, {human('seconds', point['seconds'])}{shown}"
+
+
+def _use_deployment(folder: Path | None) -> None:
+    """Let engine flower find its keys."""
+    if folder is not None:
+        os.environ["AIRLOOM_DEPLOYMENT"] = str(folder.absolute())
 
 
 def _share(point: Mapping[str, Any], budget: Mapping[str, float]) -> float:

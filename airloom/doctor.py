@@ -47,6 +47,7 @@ def checks(runs: Path) -> Iterator[Check]:
         is_there = importlib.util.find_spec(module) is not None
         yield Check(f"extra {extra}", is_there, "installed" if is_there else "not installed", f"pip install 'airloom[{extra}]' if you want it", False)
     yield _tried("fork", _fork, "runs use one process each (executor loop); on Windows that is all there is", is_needed=False)
+    yield _tried("kernel", _kernel, "a C compiler (cc) makes training of dense layers several times as fast", is_needed=False)
     yield _tried("tiny run", _tiny_run, "see the error; try `python -m airloom run fedavg` for all of it")
 
 
@@ -115,6 +116,13 @@ def _fork() -> str:
     if done.stdout.strip() != "7":
         raise OSError((done.stderr.strip().splitlines() or ["a forked process did not answer"])[-1])
     return "works: the pool executor can be used"
+
+
+def _kernel() -> str:
+    from airloom.models.dense import kernel
+
+    kernel()
+    return "works: training of dense layers runs compiled"
 
 
 def _tiny_run() -> str:

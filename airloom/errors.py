@@ -31,6 +31,10 @@ class RecordError(AirloomError):
     """A record or checkpoint that is damaged, truncated or not ours."""
 
 
+class WireError(AirloomError):
+    """A message of another machine that is damaged, too large or not allowed; it was refused and changed nothing."""
+
+
 class MissingExtra(AirloomError):
     """An optional dependency is not installed; `extra` is what to install."""
 

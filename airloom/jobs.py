@@ -6,6 +6,8 @@ job runs: each process computes with one thread, and every draw is keyed by the 
 
 from __future__ import annotations
 
+import base64
+import importlib.util
 import json
 import os
 import queue
@@ -25,14 +27,19 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from airloom.deployment import Deployment, default_folder
 from airloom.engines.executors import make_executor
-from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RecordError, RunFailed, ScenarioError
+from airloom.engines.host import Opened
+from airloom.engines.measured import MeasuredWorld
+from airloom.errors import AirloomError, DeviceLost, DoesNotFit, MissingExtra, RecordError, RunFailed, ScenarioError
+from airloom.network.network import Network
 from airloom.program.method import Method, Service
 from airloom.records import checkpoint
 from airloom.records.record import FILE, load
-from airloom.resolve import Candidate, Unpackable, World, fields_of, find_function, find_method, pack, unpack
+from airloom.resolve import Candidate, Unpackable, World, fields_of, find_function, find_method, names_in, pack, unpack
 from airloom.runner import Options, Progress, Run, Runner, check_engine, check_shape, describe_method, versions
 from airloom.scenarios.scenario import Scenario
+from airloom.tasks.task import Task
 
 CHECKPOINT = "checkpoint.safetensors"
 RUN_ERRORS = (RunFailed, DoesNotFit, DeviceLost)  # of a run that began; all others are bad input
@@ -75,13 +82,14 @@ class Job:
             own = {name: pack(value) for name, value in values.items()}
         except Unpackable:
             own, text = {name: repr(value) for name, value in values.items()}, None
+        measured = {} if self.world.measured is None else {"measured": self.world.measured}
         shown = {name: pack(value) for name, value in self.world.fields.items()} if self.world.text is not None else {}
         return {
             "method": self.name,
             "label": self.label,
             "text": text,
             "fields": own,
-            "scenario": {"name": self.world.name, "text": self.world.text, "fields": shown},
+            "scenario": {"name": self.world.name, "text": self.world.text, "fields": shown, **measured},
             "seed": self.seed,
             "engine": self.engine,
             "options": asdict(self.options),
@@ -127,7 +135,7 @@ def _world(described: str) -> World:
     scenario = json.loads(described)
     function = find_function(scenario["text"])
     fields = {name: unpack(value) for name, value in scenario["fields"].items()}
-    return World(name=scenario["name"], text=scenario["text"], function=function, fields=fields)
+    return World(name=scenario["name"], text=scenario["text"], function=function, fields=fields, measured=scenario.get("measured"))
 
 
 def job_of(candidate: Candidate, method: Method | Service, label: str, world: World, seed: int, engine: str, options: Options) -> Job:
@@ -139,6 +147,17 @@ def check(job: Job) -> Scenario:
     """Return the job's scenario if it can run there; otherwise raise what the run would raise, before any file is written."""
     scenario = job.world.build(job.seed)
     check_engine(job.method, job.engine)
+    if job.engine != "simulated":
+        check_extra(job.engine)
+        if job.options.fast != "auto":
+            raise ScenarioError(
+                f"fast={job.options.fast!r} with engine '{job.engine}': allowed with engine simulated; real machines take their own (auto)"
+            )
+        if not job.is_portable:
+            raise ScenarioError(
+                f"{job.label} on engine '{job.engine}': its method or scenario is an object that no file holds, so no other machine can build it; "
+                f"give both by name or file"
+            )
     Runner(scenario, job.method, job.seed, job.options, None, {}, None)
     check_shape(job.method, scenario)
     executor = job.options.executor
@@ -146,17 +165,104 @@ def check(job: Job) -> Scenario:
     return scenario
 
 
+def check_extra(engine: str) -> None:
+    """Refuse an engine whose extra is not installed."""
+    module = {"ray": "ray", "flower": "flwr"}.get(engine)
+    if module is not None and importlib.util.find_spec(module) is None:
+        raise MissingExtra(engine, f"engine {engine}")
+
+
 def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_resumed: bool = False) -> Run:
     """Run a job in this process; `is_resumed` goes on from the folder's checkpoint, or from the start where it has none."""
     scenario = job.world.build(job.seed)
     check_engine(job.method, job.engine)
+    if is_resumed and job.engine == "simulated" and out is not None and (out / FILE).is_file():  # the numbers depend on the rung
+        job = replace(job, options=replace(job.options, fast=load(out).header.get("fast", "off")))
     runner = Runner(scenario, job.method, job.seed, job.options, out, header(job, scenario), progress)
     frozen = None
     if is_resumed and out is not None and (out / CHECKPOINT).is_file():
         frozen = checkpoint.load(out / CHECKPOINT)
     with _one_thread():
-        run = runner.run(frozen, is_resumed)
+        run = runner.run(frozen, is_resumed) if job.engine == "simulated" else runner.measure(open_world(job, scenario), frozen, is_resumed)
     return replace(run, points=load(out).points) if is_resumed and out is not None else run
+
+
+def open_world(job: Job, scenario: Scenario) -> MeasuredWorld:
+    """Return the job's world on real machines; its places build the same job from its text."""
+    if job.engine == "flower":
+        return _open_flower(job, scenario)
+    from airloom.engines.ray import RayWorld
+
+    described = json.dumps(job.describe())
+    network, task = scenario.network, scenario.task
+    return RayWorld(network, task, job.method, job.seed, make=f"{__name__}:built", described=described, address=job.options.address)
+
+
+def _open_flower(job: Job, scenario: Scenario) -> MeasuredWorld:
+    """Return the job's world on the machines of this user's deployment."""
+    from airloom.engines.flower import SuperLink
+    from airloom.engines.star import StarWorld
+
+    deployment = Deployment(default_folder())
+    address = job.options.address or deployment.address
+    if address is None:
+        raise ScenarioError(f"engine flower: no deployment is up in '{deployment.folder}', and no SuperLink was named; start one with airloom up")
+    sign, keys = deployment.sign(), deployment.keys
+    described = {**job.describe(), "options": asdict(Options())}  # how it is run is not the nodes' business
+    transport = SuperLink(address, deployment.ca, deployment.secret, keys, str(deployment.folder / "flwr"))
+    return StarWorld(
+        network=scenario.network, task=scenario.task, method=job.method, seed=job.seed, job=described, transport=transport,
+        names=list(keys), sign=sign,
+    )  # fmt: skip
+
+
+def opener(allow: Sequence[str]) -> Callable[[Mapping[str, Any]], Opened]:
+    """What turns a job into objects on a node, for methods and scenarios of airloom and of these files only (by name; the node's copies)."""
+    files = {Path(file).name: str(Path(file).resolve()) for file in allow}
+
+    def local(text: Any, rooms: Sequence[str]) -> str:
+        if isinstance(text, str) and any(text in names_in(room) for room in rooms):
+            return text
+        place, _, thing = str(text).rpartition(":")
+        if thing.isidentifier():
+            if place.endswith(".py") and Path(place).name in files:
+                return f"{files[Path(place).name]}:{thing}"
+            if place.startswith(tuple(f"airloom.{room}." for room in rooms)) and importlib.util.find_spec(place) is not None:
+                return f"{place}:{thing}"
+        own = ", ".join(["airloom's own", *files])
+        raise ScenarioError(f"job: got {str(text)[:200]!r}; this node was started for methods and scenarios of: {own}; start it with --allow FILE")
+
+    def check_values(tree: Any) -> None:
+        """Refuse classes other than those of the rooms that fields are made of."""
+        if isinstance(tree, dict):
+            named = tree.get("class")
+            if named is not None and not str(named).startswith(("airloom.parts.", "airloom.tasks.", "airloom.network.", "airloom.models.")):
+                raise ScenarioError(f"job: got a value of class {str(named)[:200]!r}; allowed are airloom's parts, tasks and networks")
+            for value in tree.values():
+                check_values(value)
+        elif isinstance(tree, list):
+            for value in tree:
+                check_values(value)
+
+    def opened(described: Mapping[str, Any]) -> Opened:
+        scenario = described.get("scenario")
+        if not isinstance(scenario, Mapping):
+            raise ScenarioError("job: got no scenario")
+        check_values([described.get("fields"), scenario.get("fields")])
+        text = local(described.get("text"), ("methods", "security", "serving"))
+        job = Job.of({**described, "text": text, "scenario": {**scenario, "text": local(scenario.get("text"), ("scenarios",))}})
+        check_engine(job.method, "flower")
+        world = job.world.build(job.seed)
+        return Opened(job.method, world.network, world.task, job.seed)
+
+    return opened
+
+
+def built(described: str) -> tuple[Network, Task, Method | Service, int]:
+    """Return what a place needs of a job's text."""
+    job = Job.of(json.loads(described))
+    scenario = job.world.build(job.seed)
+    return scenario.network, scenario.task, job.method, job.seed
 
 
 def header(job: Job, scenario: Scenario) -> dict[str, Any]:
@@ -167,7 +273,7 @@ def header(job: Job, scenario: Scenario) -> dict[str, Any]:
         "scenario": {**made["scenario"], "name": scenario.name, "facts": dict(scenario.fields)},
         "class": described["method"],
         "module": described["module"],
-        "clock": "simulated",
+        "clock": "simulated" if job.engine == "simulated" else "measured",
         "target": job.options.target,
         "budget": dict(job.options.budget if job.options.budget is not None else scenario.budget),
         "network": scenario.network.describe(),
@@ -225,12 +331,21 @@ class Event(NamedTuple):
 Tell = Callable[[Event], None]
 
 
-def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_resumed: bool = False) -> None:
+def check_spread(engine: str, is_portable: bool) -> None:
+    """Refuse to spread over a Ray cluster what cannot run there."""
+    check_extra("ray")
+    if engine != "simulated":
+        raise ScenarioError(f"workers 'ray' with engine '{engine}': allowed with engine simulated; the runs of engine '{engine}' follow each other")
+    if not is_portable:
+        raise ScenarioError("workers 'ray': a method or the scenario is an object that no file holds; give them by name or file")
+
+
+def spread(work: Sequence[tuple[Job, Path]], workers: int | Literal["ray"], tell: Tell, *, is_resumed: bool = False) -> None:
     """Run all jobs into their folders; a run that fails leaves its record and does not stop the others.
 
     Arguments:
         work: jobs and folders.
-        workers: processes; with one, or where a job is of this process only, they run here one after another.
+        workers: processes; with one, or where a job is of this process only, they run here one after another. "ray" spreads over a cluster.
         tell: called with every event, one at a time.
         is_resumed: folders may hold records: finished ones are left alone, others go on.
 
@@ -239,7 +354,11 @@ def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_res
         KeyboardInterrupt: after all records were closed.
     """
     work = sorted(work, key=lambda pair: pair[0].seed)  # the same world is built once
-    if min(workers, len(work)) > 1 and all(job.is_portable for job, _ in work):
+    if workers == "ray":
+        _over_ray(work, tell, is_resumed=is_resumed)
+        return
+    is_here = any(job.engine != "simulated" for job, _ in work)  # real machines are one world; runs there follow each other
+    if min(workers, len(work)) > 1 and not is_here and all(job.is_portable for job, _ in work):
         _Spread(work, min(workers, len(work)), tell, is_resumed).run()
         return
     for job, out in work:
@@ -255,6 +374,51 @@ def spread(work: Sequence[tuple[Job, Path]], workers: int, tell: Tell, *, is_res
         tell(Event("end", job, end))
         if end["status"] == "interrupted":
             raise KeyboardInterrupt
+
+
+def _over_ray(work: Sequence[tuple[Job, Path]], tell: Tell, *, is_resumed: bool) -> None:
+    """Run all jobs on a Ray cluster; the files that a run leaves come back as bytes, so that no disk need be shared."""
+    from airloom.engines.ray import run_all
+
+    begun: list[tuple[Job, Path]] = []
+    for job, out in work:
+        state = _state(out) if is_resumed else "new"
+        tell(Event("start", job, {}))
+        if state not in ("new", "unfinished"):
+            tell(Event("end", job, {"status": state}))
+            continue
+        begun.append((job, out))
+    texts = [json.dumps({"job": job.describe(), "files": _files(out)}) for job, out in begun]
+    address = begun[0][0].options.address if begun else None
+    for i, answer in run_all(f"{__name__}:run_apart", texts, address):
+        job, out = begun[i]
+        told = json.loads(answer)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in told["files"].items():
+            (out / name).write_bytes(base64.b64decode(content))
+        end = {"status": told["status"]}
+        if "error" in told:
+            kind = {"RecordError": RecordError} | {error.__name__: RunFailed for error in RUN_ERRORS}
+            end = _failed(kind.get(told["error"], ScenarioError)(told["message"]), out)
+        tell(Event("end", job, end))
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Return the files of a folder as text."""
+    return {path.name: base64.b64encode(path.read_bytes()).decode() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def run_apart(text: str) -> str:
+    """Run a job that came as text on another machine; return its end and the files that it left."""
+    asked = json.loads(text)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        if asked["files"]:
+            out.mkdir()
+            for name, content in asked["files"].items():
+                (out / name).write_bytes(base64.b64decode(content))
+        told = _answer({"job": asked["job"], "out": str(out), "is_resumed": bool(asked["files"])}, lambda _: None)
+        return json.dumps({"status": "failed", **told, "files": _files(out)})
 
 
 def _state(out: Path) -> str:

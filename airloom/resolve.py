@@ -31,15 +31,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airloom.errors import AirloomError, ScenarioError
 from airloom.parts import named
+from airloom.parts.codec import codec
 
 if TYPE_CHECKING:
     from airloom.program.method import Method, Range, Service
     from airloom.scenarios.scenario import Scenario
 
-NOT_SCENARIOS = ("scenario",)  # modules of airloom.scenarios that hold no scenario
+NOT_SCENARIOS = ("fleet", "scenario")  # modules of airloom.scenarios that hold no scenario
 NEEDED: Any = inspect.Parameter.empty  # marks a field without default
 _WHERE = re.compile(r"(?P<place>(?:[A-Za-z]:)?[^:]*\.py|[^:]*)(?::(?P<thing>[A-Za-z_]\w*)(?=:|$))?(?::(?P<fields>.*))?", re.DOTALL)
 
+
+_SOCKETS: Mapping[str, Callable[[str], Any]] = {"codec": codec}  # of `Method` itself, whose room knows no parts
 
 # --- fields ---------------------------------------------------------------------------------------------------------------------------
 
@@ -77,7 +80,7 @@ def fields_of(thing: Callable[..., Any]) -> dict[str, Field]:
         for f in fields(thing):
             if f.init:
                 default = f.default_factory() if f.default_factory is not MISSING else f.default
-                make, allowed = f.metadata.get("make"), f.metadata.get("range")
+                make, allowed = f.metadata.get("make") or _SOCKETS.get(f.metadata.get("socket", "")), f.metadata.get("range")
                 default = NEEDED if default is MISSING else default
                 found[f.name] = Field(name=f.name, type=hints.get(f.name, Any), default=default, make=make, range=allowed)
         return found
@@ -579,12 +582,14 @@ class World:
         text: how another process finds the function; None: only this process has it.
         function: makes the scenario of a seed.
         fields: its arguments beside the seed.
+        measured: devices and links that a real run has measured, in place of the declared ones (see `airloom.scenarios.fleet`); or None.
     """
 
     name: str
     text: str | None
     function: Callable[..., Scenario]
     fields: Mapping[str, Any]
+    measured: Mapping[str, Any] | None = None
 
     def build(self, seed: int) -> Scenario:
         """Return the scenario of a seed; the last ones are kept, so that several methods meet the same objects."""
@@ -600,7 +605,13 @@ def _built(world: World, seed: int) -> Scenario:
     made = _called(f"scenario {world.name}", world.function, {"seed": seed, **{n: v for n, v in world.fields.items() if n not in physics}})
     if not isinstance(made, Scenario):
         raise ScenarioError(f"scenario {world.name}: its function returned a {type(made).__name__}; it must return a Scenario")
-    return replace(made, network=Physics.of(physics).apply(made.network)) if physics else made
+    if physics:
+        made = replace(made, network=Physics.of(physics).apply(made.network))
+    if world.measured is not None:
+        from airloom.scenarios.fleet import calibrated
+
+        return calibrated(made, world.measured)
+    return made
 
 
 def find_scenario(wanted: str | Callable[..., Scenario] | Scenario, sets: Sets | None = None) -> World:
@@ -712,7 +723,7 @@ def _from_json(path: Path, sets: Sets) -> World:
         raise ScenarioError(f"scenario '{path}': cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise ScenarioError(f"scenario '{path}': is no JSON ({error}); correct the file") from error
-    allowed = {"scenario": str, "fields": dict, "task": dict}
+    allowed = {"scenario": str, "fields": dict, "task": dict, "packed": dict, "measured": dict}
     if not isinstance(read, dict) or "scenario" not in read:
         raise ScenarioError(
             f'scenario \'{path}\': got {type(read).__name__} without "scenario"; write {{"scenario": "phones", "fields": {{"devices": 20}}}}'
@@ -720,12 +731,28 @@ def _from_json(path: Path, sets: Sets) -> World:
     for key, value in read.items():
         if not isinstance(value, allowed.get(key, ())):
             raise ScenarioError(f"scenario '{path}', {key!r}: got {value!r}; allowed are scenario (text), fields and task (objects)")
+    if "measured" in read:
+        return _measured(path, read, sets)
     text = read["scenario"]
     if ".py" in text:
         text = str((path.parent / text).resolve())
     function = find_function(text)
     both = Sets(method={}, scenario={**read.get("fields", {}), **sets.scenario}, task={**read.get("task", {}), **sets.task})
     return _world(function, _text_of(function), both)
+
+
+def _measured(path: Path, read: Mapping[str, Any], sets: Sets) -> World:
+    """Return the world of a file that `airloom calibrate` has written."""
+    measured = read["measured"]
+    if not isinstance(measured.get("devices"), dict) or not isinstance(measured.get("links"), list):
+        raise ScenarioError(f"scenario '{path}', 'measured': got no devices and links; write it with airloom calibrate")
+    function = find_function(read["scenario"])
+    values = {name: unpack(value) for name, value in read.get("packed", {}).items()}
+    own = {n: f for n, f in fields_of(function).items() if n not in ("seed", "task")}
+    values |= settle("scenario", own, sets.scenario)
+    if sets.task:
+        values["task"] = replace(values["task"], **settle("task", fields_of(type(values["task"])), sets.task))
+    return World(name=path.stem, text=_text_of(function), function=function, fields=values, measured=measured)
 
 
 def cores() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import math
 import platform
 import time
@@ -15,13 +16,16 @@ from typing import Any
 import torch
 
 from airloom.clock.span import Span
-from airloom.engines.executors import Executor, make_executor
+from airloom.engines.executors import make_executor
 from airloom.engines.freeze import freeze, thaw
+from airloom.engines.measured import MeasuredWorld
 from airloom.engines.simnode import SimNode
 from airloom.engines.simulated import Simulation
 from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, Unsupported
+from airloom.models.fast import RUNGS, Fast
 from airloom.models.params import Params
 from airloom.program.method import Method, Service
+from airloom.program.node import Node
 from airloom.program.tree import leaves, map_leaves
 from airloom.records import checkpoint
 from airloom.records.record import RecordWriter, direction_of, reached
@@ -33,8 +37,10 @@ from airloom.tasks import evaluate
 
 Progress = Callable[[Mapping[str, Any]], None]
 CLIENTS = 2_000  # most clients whose own metrics a summary lists
+Frozen = tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]  # a checkpoint: JSON and tensors
 SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
-ENGINES = ("simulated",)
+ENGINES = ("simulated", "ray", "flower")
+MEASURED = "measured.jsonl"  # what a run on real machines saw, line by line
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
 FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation
 
@@ -45,17 +51,20 @@ class Options:
 
     Arguments:
         executor: "auto", "loop" or "pool".
+        fast: rung of training steps: "auto", "off" (the eager loop), "replay", "compile" or "kernel"; see `airloom.models.fast`.
         workers: processes of the pool; None: one per core.
         target: (metric, value), or None.
         stop_at_target: end the run when the target is reached.
         budget: any of seconds, bytes, joules, rounds; the run ends at the round boundary after the first one is spent.
         eval_every: rounds between evaluations.
         checkpoint_every_s: least wall seconds between checkpoints; 0 writes one at every round, None none.
-        log_payloads: write a line per message that crossed a link.
+        log_payloads: write a line per message that crossed a link; on real machines that is always in `measured.jsonl`.
         timeline: first rounds whose calls and messages are written to `timeline.jsonl`; 0 for none.
+        address: HOST:PORT of the cluster that a run on real machines joins; None starts one here.
     """
 
     executor: str = "auto"
+    fast: str = "auto"
     workers: int | None = None
     target: tuple[str, float] | None = None
     stop_at_target: bool = False
@@ -64,12 +73,15 @@ class Options:
     checkpoint_every_s: float | None = 30.0
     log_payloads: bool = False
     timeline: int = 10
+    address: str | None = None
 
     def __post_init__(self) -> None:
         if self.timeline < 0:
             raise ScenarioError(f"Options.timeline: got {self.timeline}; allowed are integers >= 0, the number of rounds to record")
         if self.eval_every < 1:
             raise ScenarioError(f"Options.eval_every: got {self.eval_every}; allowed are integers >= 1")
+        if self.fast not in RUNGS:
+            raise ScenarioError(f"Options.fast: got {self.fast!r}; allowed are {', '.join(RUNGS)}")
         for name, amount in (self.budget or {}).items():
             if name not in BUDGETS or not amount > 0:
                 raise ScenarioError(f"Options.budget[{name!r}]: got {amount!r}; allowed are positive amounts of {', '.join(BUDGETS)}")
@@ -92,7 +104,7 @@ class Run:
 
 
 class Runner:
-    """Drives one simulated run: rounds, evaluation, budgets, targets, record and checkpoints."""
+    """Drives one run, simulated (`run`) or on real machines (`measure`): rounds, evaluation, budgets, targets, record and checkpoints."""
 
     def __init__(
         self,
@@ -131,34 +143,31 @@ class Runner:
         self.reason = ""
         self.payloads: Any = None
         self.timeline: TimelineWriter | None = None
+        self.world: Simulation | MeasuredWorld | None = None
 
     # --- the run ----------------------------------------------------------------------------------------------------------------------
 
-    def run(self, frozen: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]] | None = None, is_resumed: bool = False) -> Run:
+    def run(self, frozen: Frozen | None = None, is_resumed: bool = False) -> Run:
         """Run to an end; a failure is recorded before it is raised."""
         scenario, options = self.scenario, self.options
         check_shape(self.method, scenario)
-        executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method)
+        fast = Fast(options.fast)
+        executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method, fast)
         log = self._log_payload if options.log_payloads and self.out is not None else None
         span = self._span if options.timeline and self.out is not None else None
-        sim = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log, span)
+        sim = self.world = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log, span)
+        self._open_record({**self.header, "executor": executor.name, "fast": fast.name}, is_resumed)
         if self.out is not None:
-            self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, {**self.header, "executor": executor.name})
             self.timeline = self._open_timeline(None if frozen is None else frozen[0]["extra"])
-            if not is_resumed and self.out is not None:
-                save_world(self.out, describe_world(scenario.network, scenario.task, self.seed))
         if self.timeline is None:
             sim.stop_watching()
         state, number = None, None
         if frozen is not None:
             tree, tensors = frozen
             kept, number = thaw(sim, self.method, tree, tensors, {scenario.task.model.key: scenario.task.model})
-            state, self.model, self.last = kept["state"], kept["model"], tree["extra"]["last"]
-            self.reports = tree["extra"]["reports"]
-            self.window = tree["extra"]["window"]
-            self.is_reached = tree["extra"]["is_reached"]
+            state = self._take_up(kept, tree["extra"])
         if self.writer is not None and is_resumed:
-            self.writer.resume(round=sim.numerics.round, seconds=sim.kernel.now)
+            self.writer.resume(round=sim.round, seconds=sim.kernel.now)
         root = scenario.network.root
         over: list[BaseException | None] = []
         text = self._text(sim, state)
@@ -198,7 +207,80 @@ class Runner:
                 self.payloads.close()
             if self.timeline is not None:
                 self.timeline.close()
-        summary = self._summary(sim, executor, status, error)
+        more = {
+            "flushes": sim.numerics.flushes,
+            "calls": sim.numerics.flushed_calls,
+            "fallbacks": sorted(executor.fast.fallbacks),
+            "devices": sim.device_totals(),
+        }
+        return self._end(self._summary(sim.stamp(), sim.round, status, error) | more, status, error)
+
+    def measure(
+        self, world: MeasuredWorld, frozen: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]] | None = None, is_resumed: bool = False
+    ) -> Run:
+        """Run on real machines to an end; a failure is recorded before it is raised. Closes the world."""
+        self.world = world
+        world.on_report = self._report
+        status, error, stamp, devices = "failed", None, None, {}
+        try:
+            self._open_record({**self.header, "fast": "auto"}, is_resumed)
+            state = None
+            if frozen is not None:
+                tree, tensors = frozen
+                kept = world.thaw({name: bytes(tensor.numpy()) for name, tensor in tensors.items()})
+                world.round = tree["round"]
+                state = self._take_up(kept, tree["extra"])
+            if self.writer is not None and is_resumed:
+                self.writer.resume(round=world.round, seconds=world.clock.now_s())
+            self._measured_text(world, state)
+            status, stamp, devices = self.reason, world.stamp(), world.device_totals()
+            self._log_measured(world)
+        except KeyboardInterrupt as caught:
+            status, error = "interrupted", caught
+        except RecordError:
+            raise
+        except AirloomError as caught:
+            error = caught
+        except BaseException as caught:
+            error = RunFailed(f"{type(self.method).__name__} in round {world.round}: {type(caught).__name__}: {caught}")
+            error.__cause__ = caught
+        finally:
+            world.error = error
+            world.close()
+        return self._end(self._summary(stamp or world.last_stamp, world.round, status, error) | {"devices": devices}, status, error)
+
+    def _measured_text(self, world: MeasuredWorld, s: Any) -> None:
+        """The root program on real machines: init, rounds until an end, finish."""
+        method, node = self.method, world.root
+        if isinstance(method, Service):
+            method.run(node)
+            self.reason = "done"
+            return
+        if s is None:
+            s = method.init(node, self.scenario.task.model.initial(self.seed))
+        while not self._is_over(world, node, s):
+            s = method.round(node, s)
+            world.round += 1
+            world.end_round(s)
+            self._log_measured(world)
+            self._checkpoint_measured(world, s)
+        method.finish(node, s)
+
+    def _open_record(self, header: Mapping[str, Any], is_resumed: bool) -> None:
+        if self.out is None:
+            return
+        self.writer = RecordWriter.reopen(self.out) if is_resumed else RecordWriter(self.out, header)
+        if not is_resumed:
+            save_world(self.out, describe_world(self.scenario.network, self.scenario.task, self.seed))
+
+    def _take_up(self, kept: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+        """Go on with the curve that a checkpoint left; return the method's state."""
+        self.model, self.last = kept["model"], extra["last"]
+        self.reports, self.window, self.is_reached = extra["reports"], extra["window"], extra["is_reached"]
+        return kept["state"]
+
+    def _end(self, summary: dict[str, Any], status: str, error: BaseException | None) -> Run:
+        """Write the end of the run; raise what ended it early."""
         if self.writer is not None:
             try:
                 if status != "failed":
@@ -269,7 +351,7 @@ class Runner:
         sim.kernel.is_awaiting_change = True
         sim.park("a change of the network")
 
-    def _is_over(self, sim: Simulation, node: SimNode, s: Any) -> bool:
+    def _is_over(self, world: Simulation | MeasuredWorld, node: Node, s: Any) -> bool:
         """Whether the run ends at this round boundary, and why."""
         assert isinstance(self.method, Method)
         if self.method.done(node, s):
@@ -277,30 +359,31 @@ class Runner:
         elif self.options.stop_at_target and self.is_reached:
             self.reason = "target"
         else:
-            stamp = sim.stamp()
+            stamp = world.stamp()
             nbytes = stamp["bytes_up"] + stamp["bytes_down"]
-            spent = {"seconds": stamp["seconds"], "bytes": nbytes, "joules": stamp["joules"], "rounds": sim.numerics.round}
+            spent = {"seconds": stamp["seconds"], "bytes": nbytes, "joules": stamp["joules"], "rounds": world.round}
             self.reason = "budget" if any(spent[name] >= amount for name, amount in self.budget.items()) else ""
         return bool(self.reason)
 
     # --- the curve --------------------------------------------------------------------------------------------------------------------
 
-    def _report(self, node: SimNode, model: Any, personal: Any, metrics: dict[str, Any]) -> None:
+    def _report(self, node: Node, model: Any, personal: Any, metrics: dict[str, Any]) -> None:
         """A point of the curve: stamped, evaluated off the clock, written."""
-        sim, task = node.sim, self.scenario.task
+        world, task = self.world, self.scenario.task
+        assert world is not None
         for name, value in metrics.items():
             if not isinstance(value, int | float | str | bool | None):
                 metrics[name] = float(value) if getattr(value, "ndim", 1) == 0 else list(value)
-        point: dict[str, Any] = {**sim.stamp(), "round": sim.numerics.round, **metrics}
+        point: dict[str, Any] = {**world.stamp(), "round": world.round, **metrics}
         if (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
             predict = self.method.predict if isinstance(self.method, Method) and type(self.method).predict is not Method.predict else None
             if model is not None:
-                self.model = map_leaves(sim.numerics.value_of, model)
+                self.model = map_leaves(world.value_of, model)
                 point |= task.evaluate(self.model, "test", predict=predict)
                 if len(task.dataset.y_validation):
                     point |= {f"validation_{key}": value for key, value in task.evaluate(self.model, "validation", predict=predict).items()}
             if personal is not None:
-                models = self.personal = map_leaves(sim.numerics.value_of, dict(personal))
+                models = self.personal = map_leaves(world.value_of, dict(personal))
                 point |= task.evaluate_personal(models, "test", predict=predict)
                 if model is None:
                     self.model = models
@@ -308,7 +391,7 @@ class Runner:
                     if len(task.dataset.y_validation):
                         own = task.evaluate_personal(models, "validation", predict=predict)
                         point |= {f"validation_{name}": own[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in own}
-            self._check_finite(point, sim)
+            self._check_finite(point, world.round)
             self._watch_target(point)
             self.last = point
         self.reports += 1
@@ -318,11 +401,11 @@ class Runner:
         if self.progress is not None:
             self.progress(point)
 
-    def _check_finite(self, point: Mapping[str, Any], sim: Simulation) -> None:
+    def _check_finite(self, point: Mapping[str, Any], round: int) -> None:
         bad = [name for name, value in point.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad:
             raise RunFailed(
-                f"{type(self.method).__name__}: training diverged in round {sim.numerics.round} at {sim.kernel.now:.6g} s ({', '.join(bad)} "
+                f"{type(self.method).__name__}: training diverged in round {round} at {point['seconds']:.6g} s ({', '.join(bad)} "
                 f"not finite); use a smaller lr or clip_norm"
             )
 
@@ -337,29 +420,41 @@ class Runner:
     # --- what is left behind ----------------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, sim: Simulation, s: Any) -> None:
-        every_s = self.options.checkpoint_every_s
-        if self.out is None or every_s is None or time.monotonic() - self.wall_s < every_s:
-            return
-        self.wall_s = time.monotonic()
-        spans = None if self.timeline is None else self.timeline.count
-        extra = {"reports": self.reports, "window": self.window, "is_reached": self.is_reached, "last": self.last, "spans": spans}
-        # the last model is the run's result, also if no round after a resume reports one
-        kept = {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params) else None, self.model)}
-        tree, tensors = freeze(sim, self.method, kept, extra)
-        checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
+        if self.out is not None and self._is_time():
+            tree, tensors = freeze(sim, self.method, self._kept(s), self._extra())
+            checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
 
-    def _summary(self, sim: Simulation, executor: Executor, status: str, error: BaseException | None) -> dict[str, Any]:
-        stamp = sim.stamp()
+    def _checkpoint_measured(self, world: MeasuredWorld, s: Any) -> None:
+        if self.out is not None and self._is_time():
+            world.clock.stop()
+            parts = {name: torch.frombuffer(bytearray(raw), dtype=torch.uint8) for name, raw in world.freeze(self._kept(s)).items()}
+            checkpoint.save(self.out / "checkpoint.safetensors", {"round": world.round, "extra": self._extra()}, parts)
+            world.clock.go_on()
+
+    def _is_time(self) -> bool:
+        """Whether a checkpoint is due now."""
+        every_s = self.options.checkpoint_every_s
+        if every_s is None or time.monotonic() - self.wall_s < every_s:
+            return False
+        self.wall_s = time.monotonic()
+        return True
+
+    def _kept(self, s: Any) -> dict[str, Any]:
+        # the last model is the run's result, also if no round after a resume reports one
+        return {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params) else None, self.model)}
+
+    def _extra(self) -> dict[str, Any]:
+        spans = None if self.timeline is None else self.timeline.count
+        return {"reports": self.reports, "window": self.window, "is_reached": self.is_reached, "last": self.last, "spans": spans}
+
+    def _summary(self, stamp: Mapping[str, float], rounds: int, status: str, error: BaseException | None) -> dict[str, Any]:
         last = self.last
         return {
             "status": status,
             **stamp,
-            "rounds": sim.numerics.round,
+            "rounds": rounds,
             "metrics": {name: last[name] for name in last if name.split("_")[0] in self.scenario.task.metrics or name.startswith("validation_")},
             "digest": digest(self.model, stamp),
-            "flushes": sim.numerics.flushes,
-            "calls": sim.numerics.flushed_calls,
-            "devices": sim.device_totals(),
             **({"clients": self._clients()} if self.writer is not None and self.model is not None and status != "failed" else {}),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }
@@ -384,9 +479,13 @@ class Runner:
         if tensors:
             checkpoint.save(self.out / "model.safetensors", {"method": self.header.get("method")}, tensors)
 
-    def _log_payload(self, time_s: float, source: str, target: str, label: str, kind: str, nbytes: float) -> None:
-        import json
+    def _log_measured(self, world: MeasuredWorld) -> None:
+        lines = world.take_lines()
+        if self.out is not None:
+            with (self.out / MEASURED).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"round": world.round, **line}) + "\n" for line in lines)
 
+    def _log_payload(self, time_s: float, source: str, target: str, label: str, kind: str, nbytes: float) -> None:
         if self.payloads is None:
             assert self.out is not None
             self.payloads = (self.out / "payloads.jsonl").open("a", encoding="utf-8")
@@ -419,6 +518,11 @@ def check_shape(method: Method | Service, scenario: Scenario) -> None:
             f"{type(method).__name__} on scenario '{scenario.name}': it needs edge servers between the root and the clients, and '{root}' has only "
             f"clients below; use a scenario with edges (phones, factory), or a star method"
         )
+    if isinstance(method, Method) and method.adapts and not scenario.task.model.pairs:
+        raise ScenarioError(
+            f"{type(method).__name__} on scenario '{scenario.name}': it trains LoRA pairs, and the model '{scenario.task.model.name}' has none; "
+            f"use the scenario lora_phones, or wrap the model with airloom.models.lora.lora"
+        )
 
 
 def describe_method(method: Method | Service) -> dict[str, Any]:
@@ -426,7 +530,7 @@ def describe_method(method: Method | Service) -> dict[str, Any]:
     return {
         "method": type(method).__name__,
         "module": type(method).__module__,
-        "fields": {f.name: _plain(getattr(method, f.name)) for f in fields(method)},
+        "fields": {f.name: _plain(value) for f in fields(method) if (value := getattr(method, f.name)) is not None or f.name != "codec"},
     }
 
 

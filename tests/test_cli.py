@@ -84,8 +84,12 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0 and done.stderr.strip() == "set()"
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # seconds of one core; a loaded machine has no say
     commands = set(re.findall(r"^│ (\w+)  ", done.stdout, flags=re.MULTILINE))
-    looks = {"report", "watch", "trace", "explain", "export", "sweep"}
-    assert commands == {"run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor", *looks}
+    assert commands == {
+        *("run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor"),
+        *("report", "watch", "trace", "explain", "export", "sweep"),
+        *("calibrate", "predict"),
+        *("up", "down", "key", "admit", "node"),
+    }
 
 
 def test_version_and_unknown_commands(airloom: Any) -> None:
@@ -145,7 +149,9 @@ BAD = [
     (["run", "fedavg", "--target", "speed=1"], "allowed are accuracy, loss"),
     (["run", "fedavg", "--budget", "hours=1"], "seconds"),
     (["run", "fedavg", "--budget", "seconds=0"], "positive"),
-    (["run", "fedavg", "--engine", "cloud"], "simulated"),
+    (["run", "fedavg", "--engine", "cloud"], "simulated, ray"),
+    (["compare", "fedavg", "--workers", "many"], "integers >= 1 and ray"),
+    (["predict", "fedavg", "--scenario", "gone.json"], "check the path"),
     (["run", "fedavg", "--executor", "magic"], "loop"),
     (["run", "fedavg", "--scenario", "phone"], "did you mean phones"),
     (["run", "fedavg", "--scenario", "gone.py"], "check the path"),
@@ -282,10 +288,11 @@ def test_an_interrupted_comparison_with_processes_goes_on(airloom: Any, tmp_path
 
 def test_methods_are_listed_with_their_fields(airloom: Any) -> None:
     rows = {row["name"]: row for row in airloom("methods", "--json").answer["methods"]}
-    assert rows["mtgc"]["shape"] == "tree" and "2409.18448" in rows["mtgc"]["paper"] and rows["mtgc"]["engines"] == ["simulated"]
+    assert rows["mtgc"]["shape"] == "tree" and "2409.18448" in rows["mtgc"]["paper"] and "flower" not in rows["mtgc"]["engines"]
     fields = {field["name"]: field for field in rows["fedavg"]["fields"]}
     assert fields["lr"] == {"name": "lr", "type": "a number", "default": 0.1, "needed": False, "range": "(0, 100]", "tune": [0.03, 0.1, 0.3]}
     assert fields["weights"]["type"] == "samples or equal" and fields["select"]["default"] == "Uniform()"
+    assert rows["fedavg"]["engines"] == ["simulated", "ray", "flower"]
     text = airloom("methods").out
     assert "fedavg" in text and "lr = 0.1  a number in (0, 100], tuned over 0.03, 0.1, 0.3" in text
 

@@ -24,6 +24,7 @@ ROOMS = (
     "records",
     "runner",
     "resolve",
+    "deployment",
     "jobs",
     "tune",
     "api",

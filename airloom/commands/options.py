@@ -37,3 +37,12 @@ def target_of(text: str | None) -> Any:
 def budgets(texts: list[str]) -> dict[str, float] | None:
     """Read budgets; None where none was given."""
     return dict(numbered("--budget", text, "seconds=600") for text in texts) or None
+
+
+def workers_of(text: str | None) -> Any:
+    """Read a number of processes; "ray" and None as they are."""
+    if text is None or text == "ray":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise ScenarioError(f"--workers {text!r}: allowed are integers >= 1 and ray")
+    return int(text)

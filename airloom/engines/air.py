@@ -28,6 +28,9 @@ def over_the_air(node: SimNode, over: AirSum, refs: Sequence[SimRef]) -> Params:
     """The mean of the values of `refs` as the channel adds it up; see `AirSum`."""
     sim = node.sim
     links = [_air_link(node, ref) for ref in refs]
+    for ref in refs:
+        if ref.root.codec is not None:
+            raise Unsupported(f"air_sum at '{node.name}': the channel adds values up, not codes; use codec=none, or over=mean")
     _, lost = node.wait_made(refs)
     gone = set(lost)
     kept = [i for i in range(len(refs)) if i not in gone]

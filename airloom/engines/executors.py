@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
 from airloom.errors import ScenarioError
+from airloom.models.fast import OFF, Fast
+from airloom.models.params import Params
 from airloom.network.device import Work
 from airloom.network.network import Network
+from airloom.program.codec import coded
 from airloom.program.here import Here
+from airloom.program.tree import Path
 from airloom.tasks.task import Task
 
 
@@ -30,27 +36,33 @@ class Job(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a call really cost: its work, declared seconds, peak bytes and samples drawn."""
+    """What a call really cost: its work, declared seconds, peak bytes and samples drawn; and bytes on the wire of the leaves that a codec encodes."""
 
     work: Work
     declared_s: float
     peak_bytes: float
     drawn: int
+    coded: Mapping[Path, int] = MappingProxyType({})
 
 
 class Result(NamedTuple):
-    """What a call made: its value, its state changes, and what it really cost. `error` is what it raised, if anything."""
+    """What a call made: its value, its state changes, and what it really cost. `error` is what it raised, if anything.
+
+    `sent` are the leaves that other places get instead of the value's own, by path (see `airloom.program.codec`).
+    """
 
     value: Any
     changes: dict[str, Any]
     spent: Spent | None
     error: BaseException | None = None
+    sent: Mapping[Path, Params] = MappingProxyType({})
 
 
 class Executor(ABC):
     """Runs independent calls; results come back in the order of the jobs."""
 
     name: str
+    fast: Fast
 
     @abstractmethod
     def run(self, jobs: Sequence[Job]) -> list[Result]:
@@ -66,39 +78,49 @@ class Loop(Executor):
 
     name = "loop"
 
-    def __init__(self, network: Network, task: Task, seed: int) -> None:
+    def __init__(self, network: Network, task: Task, seed: int, fast: Fast = OFF) -> None:
         self.network = network
         self.task = task
         self.seed = seed
+        self.fast = fast
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
-        return [run_job(job, self.network, self.task, self.seed) for job in jobs]
+        return [run_job(job, self.network, self.task, self.seed, self.fast) for job in jobs]
 
 
-def run_job(job: Job, network: Network, task: Task, seed: int) -> Result:
+@cache
+def own_rung() -> Fast:
+    """What this machine trains with where no run has chosen: on real machines each takes its own."""
+    return Fast("auto")
+
+
+def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast | None = None) -> Result:
     """Run one call's numerics; what it raises comes back in the result."""
     place = network.places[job.place]
     here = Here(
-        name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed
+        name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed,
+        trainer=own_rung() if fast is None else fast,
     )  # fmt: skip
     try:
         with torch.no_grad():
             value = job.fn(here, *job.args)
-        return Result(value, here.state.changes, spent(here, job.drawn))
+            sent, sizes = coded(here, job.fn, job.args, value)
+        return Result(value, here.state.changes, spent(here, job.drawn, sizes), sent=sent)
     except Exception as error:  # reported by the engine with method, device, round and verb
         return Result(None, {}, None, error)
 
 
-def spent(here: Here, drawn_before: int) -> Spent:
-    """What a call has cost, read off its `here`."""
-    return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before)
+def spent(here: Here, drawn_before: int, sizes: Mapping[Path, int]) -> Spent:
+    """What a call has cost, read off its `here`; `sizes` are those of encoded leaves."""
+    return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before, sizes)
 
 
-def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any) -> Executor:
+def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any, fast: Fast = OFF) -> Executor:
     """The executor called `name`: "loop", "pool", or "auto" (a pool where this machine has processes to spare).
 
     Arguments:
         workers: processes of a pool; None: one per core.
+        fast: how training steps run.
     """
     if name not in ("auto", "loop", "pool"):
         raise ScenarioError(f"executor {name!r}: allowed are auto, loop, pool")
@@ -110,7 +132,7 @@ def make_executor(name: str, workers: int | None, network: Network, task: Task, 
     affinity = getattr(os, "sched_getaffinity", None)  # cores that this process may use; not on every system
     count = workers or (len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
     if name == "loop" or (name == "auto" and (count < 2 or not can_fork)):
-        return Loop(network, task, seed)
+        return Loop(network, task, seed, fast)
     from airloom.engines.pool import Pool
 
-    return Pool(network, task, seed, method, count)
+    return Pool(network, task, seed, method, count, fast)

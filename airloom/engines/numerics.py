@@ -6,6 +6,7 @@ Everything that waits has its inputs on the clock already, so a set may run in a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from airloom.engines.executors import Executor, Job, Result
@@ -14,7 +15,7 @@ from airloom.engines.price import leaf_sizes
 from airloom.engines.sites import Site
 from airloom.errors import AirloomError, RunFailed
 from airloom.program.method import function_name
-from airloom.program.tree import Path, at, leaves, map_leaves, version_of
+from airloom.program.tree import Path, at, leaves, map_leaves, replaced, version_of
 
 FLUSH_CAP = 64  # calls run at once: larger sets gain nothing and hold more memory
 
@@ -35,17 +36,18 @@ class Numerics:
         self.flushed_calls = 0
         self.round = 0  # for messages
 
-    def value_of(self, leaf: Any) -> Any:
+    def value_of(self, leaf: Any, place: str | None = None) -> Any:
         """The value that a Ref names; runs pending numerics if it must."""
-        return self.value(leaf) if isinstance(leaf, SimRef) else leaf
+        return self.value(leaf, place) if isinstance(leaf, SimRef) else leaf
 
-    def value(self, ref: SimRef) -> Any:
-        """The value that a Ref names; runs pending numerics if it must."""
+    def value(self, ref: SimRef, place: str | None = None) -> Any:
+        """The value that a Ref names, as it is at a place (None: where it was made); runs pending numerics if it must."""
         root = ref.root
         if not root.has_value:
             assert root.call is not None
             self.flush([root.call])
-        return at(root.value, ref.path) if ref.path else root.value
+        value = root.value if not root.sent or place is None or place == root.place else replaced(root.value, root.sent)
+        return at(value, ref.path) if ref.path else value
 
     def flush(self, needed: list[Call]) -> None:
         """Run the numerics of `needed`, of what they depend on, and of other pending calls in order of end, up to the cap."""
@@ -105,7 +107,7 @@ class Numerics:
                 if versions and id(versions) not in checked:
                     checked.add(id(versions))
                     self._check_versions(call, versions)
-            args = map_leaves(self.value_of, call.args) if call.has_refs else call.args
+            args = map_leaves(partial(self.value_of, place=call.place), call.args) if call.has_refs else call.args
             state = {key: value.call.changes[value.key] if type(value) is Later else value for key, value in call.state.items()} if call.state else {}
             jobs.append(Job(call.number, call.fn, call.label, call.place, args, state, call.drawn, call.started_s or 0.0))
         results = self.executor.run(jobs)
@@ -127,14 +129,14 @@ class Numerics:
         call.versions = ()
         call.changes = result.changes
         root = call.root
-        root.value, root.has_value, root.call = result.value, True, None
+        root.value, root.has_value, root.call, root.sent = result.value, True, None, dict(result.sent)
         if call.price is None:
             call.changes = {**result.changes, "": result}
             call.state = {}
             return
         price, found = call.price, result.spent
         assert found is not None
-        sizes = leaf_sizes(result.value)
+        sizes = leaf_sizes(result.value, found.coded)
         if found.work.flops != price.flops or found.drawn != price.drawn or sizes != price.leaves or result.changes.keys() != price.changes.keys():
             raise RunFailed(
                 f"{function_name(call.fn)} at device '{call.place}': predicted {price.flops:.0f} FLOPs, {price.drawn} samples, sizes "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airloom.clock.kernel import Program
@@ -21,6 +22,7 @@ class Value:
     __slots__ = (
         "call",
         "carried",
+        "codec",
         "deliveries",
         "epoch",
         "has_value",
@@ -35,6 +37,7 @@ class Value:
         "made_s",
         "number",
         "place",
+        "sent",
         "started_s",
         "value",
     )
@@ -44,6 +47,7 @@ class Value:
         self.place = place
         self.call = call
         self.label = "put"  # of the function that makes it, for messages and logs
+        self.codec: Any = None  # by which it is encoded against what came down with its call
         self.issuer = ""  # place that issued the call
         self.hz: float | None = None  # spectrum planned for the way back to the issuer
         self.epoch = 0
@@ -53,6 +57,7 @@ class Value:
         self.lost_device = ""
         self.lost_s = 0.0
         self.value: Any = None
+        self.sent: Mapping[Path, Any] = {}  # what other places get instead of some of its leaves
         self.started_s: float | None = None
         self.made_s: float | None = None
         self.leaves: tuple[tuple[Path, int, int], ...] = ()  # path, body bytes (-1: none), control bytes

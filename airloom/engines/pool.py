@@ -30,6 +30,7 @@ import torch
 from airloom import errors
 from airloom.engines.executors import Executor, Job, Loop, Result, Spent, run_job
 from airloom.errors import RunFailed
+from airloom.models.fast import OFF, Fast
 from airloom.models.module import ModelSpec
 from airloom.models.params import Params
 from airloom.network.device import Work
@@ -207,17 +208,20 @@ class Pool(Executor):
 
     name = "pool"
 
-    def __init__(self, network: Network, task: Task, seed: int, method: Any, count: int) -> None:
-        self.loop = Loop(network, task, seed)
+    def __init__(self, network: Network, task: Task, seed: int, method: Any, count: int, fast: Fast = OFF) -> None:
+        self.loop = Loop(network, task, seed, fast)
+        self.fast = fast
         self.method = method
         self.memory = mmap.mmap(-1, REGION_BYTES * (count + 1))
         self.shelf = Shelf(self.memory, Region(0, REGION_BYTES), {task.model.key: task.model}, is_parent=True)
         context = multiprocessing.get_context("fork")
+        torch.mm(*[torch.empty(1, 1, device="meta")] * 2)  # torch imports what it needs for shapes once, not in each process
         self.workers: list[_Worker] = []
         for i in range(count):
             mine, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, self.memory, Region(REGION_BYTES * (i + 1), REGION_BYTES), network, task, seed, method), daemon=True
+                target=_serve, args=(theirs, self.memory, Region(REGION_BYTES * (i + 1), REGION_BYTES), network, task, seed, method, fast),
+                daemon=True,
             )  # fmt: skip
             process.start()
             theirs.close()
@@ -280,6 +284,7 @@ class Pool(Executor):
             answer = json.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError) as error:
             raise RunFailed(f"pool: worker process {worker.process.pid} ended while it ran {jobs[index].name} at '{jobs[index].place}'") from error
+        self.fast.fallbacks |= dict.fromkeys(answer["fallbacks"])
         if "error" in answer:
             kind = getattr(errors, answer["kind"], None)
             if isinstance(kind, type) and issubclass(kind, errors.AirloomError) and kind not in (errors.DeviceLost, errors.MissingExtra):
@@ -291,8 +296,10 @@ class Pool(Executor):
 
         blocks = Blocks(self.shelf.view, worker.gone)
         flops, steps, samples, width, moved, form = answer["work"]
-        spent = Spent(Work(flops, steps, samples, width, moved, form), answer["declared_s"], answer["peak_bytes"], answer["drawn"])
-        return index, Result(self.shelf.read(answer["value"], blocks), self.shelf.read(answer["changes"], blocks), spent)
+        coded = {tuple(path): nbytes for path, nbytes in answer["coded"]}
+        spent = Spent(Work(flops, steps, samples, width, moved, form), answer["declared_s"], answer["peak_bytes"], answer["drawn"], coded)
+        sent = self.shelf.read(answer["sent"], blocks)
+        return index, Result(self.shelf.read(answer["value"], blocks), self.shelf.read(answer["changes"], blocks), spent, sent=sent)
 
     def close(self) -> None:
         for worker in self.workers:
@@ -314,7 +321,7 @@ def _named(kind: str, message: str, trace: str) -> Exception:
     return error
 
 
-def _serve(pipe: Connection, memory: mmap.mmap, region: Region, network: Network, task: Task, seed: int, method: Any) -> None:
+def _serve(pipe: Connection, memory: mmap.mmap, region: Region, network: Network, task: Task, seed: int, method: Any, fast: Fast) -> None:
     """A worker: run jobs until the parent sends nothing or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     torch.set_num_threads(1)
@@ -341,8 +348,9 @@ def _serve(pipe: Connection, memory: mmap.mmap, region: Region, network: Network
         job = Job(
             0, fn, message["fn"], message["place"], shelf.read(message["args"]), shelf.read(message["state"]), message["drawn"], message["start_s"]
         )
-        result = run_job(job, network, task, seed)
-        pipe.send_bytes(json.dumps(_answer(shelf, result, told)).encode())
+        before = len(fast.fallbacks)
+        result = run_job(job, network, task, seed, fast)
+        pipe.send_bytes(json.dumps({**_answer(shelf, result, told), "fallbacks": list(fast.fallbacks)[before:]}).encode())
 
 
 def _answer(shelf: Shelf, result: Result, told: set[str]) -> dict[str, Any]:
@@ -355,15 +363,18 @@ def _answer(shelf: Shelf, result: Result, told: set[str]) -> dict[str, Any]:
     try:
         value = shelf.write(result.value, taken, seen, recipes, told)
         changes = shelf.write(result.changes, taken, seen, recipes, told)
+        sent = shelf.write(dict(result.sent), taken, seen, recipes, told)
     except (_CannotTravel, Full):  # the parent runs it itself
         for offset, nbytes in taken:
             shelf.region.give_back(offset, nbytes)
         told.difference_update(recipes)
         return {"again": True}
     assert result.spent is not None
-    work, declared_s, peak_bytes, drawn = result.spent
+    work, declared_s, peak_bytes, drawn, coded = result.spent
     return {
         "value": value,
+        "sent": sent,
+        "coded": [[list(path), nbytes] for path, nbytes in coded.items()],
         "changes": changes,
         "recipes": recipes,
         "work": list(work),

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from airloom.engines.executors import Spent, spent
 from airloom.errors import AirloomError, ScenarioError
 from airloom.network.device import Device, Work
+from airloom.network.network import Place
+from airloom.program.codec import coded
 from airloom.program.here import Here
 from airloom.program.tree import Path, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
 
-if TYPE_CHECKING:
-    from airloom.engines.sites import Site
-
 _LIMIT = 4096  # signatures kept; more means a signature that changes in every round
+
+
+class Priced(Protocol):
+    """What a price may depend on of a place: its device, and the shapes of its state (signature, meta tree, bytes by key)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def place(self) -> Place: ...
+    @property
+    def shadow(self) -> Mapping[str, tuple[Any, Any, int]]: ...
+    @property
+    def drawn(self) -> int: ...
+
+
+class Standing(NamedTuple):
+    """A place as it stands before a call, where no site keeps it up to date."""
+
+    name: str
+    device: Device
+    place: Place
+    shadow: Mapping[str, tuple[Any, Any, int]]
+    drawn: int
 
 
 class Price:
@@ -32,7 +57,7 @@ class Price:
         self.peak_bytes = spent.peak_bytes
         self.drawn = spent.drawn
         self.result = map_leaves(to_meta, result)
-        self.leaves = leaf_sizes(self.result)
+        self.leaves = leaf_sizes(self.result, spent.coded)
         self.changes = {key: map_leaves(to_meta, value) for key, value in changes.items()}
         self.signatures = {key: signature(value) for key, value in self.changes.items()}
         self.state_bytes = {key: tree_bytes(value) for key, value in self.changes.items()}
@@ -48,14 +73,14 @@ class Price:
         return known
 
 
-def leaf_sizes(tree: Any) -> tuple[tuple[Path, int, int], ...]:
-    """(path, body bytes or -1, control bytes) of each leaf."""
+def leaf_sizes(tree: Any, coded: Mapping[Path, int] = MappingProxyType({})) -> tuple[tuple[Path, int, int], ...]:
+    """(path, body bytes or -1, control bytes) of each leaf on the wire; `coded` has the bytes of encoded ones."""
     if not isinstance(tree, dict | list | tuple):
-        body = body_bytes(tree)
+        body = coded.get((), body_bytes(tree))
         return (((), body, 0 if body >= 0 else control_bytes(tree)),)
     sizes: list[tuple[Path, int, int]] = []
     for path, leaf in leaves(tree):
-        body = body_bytes(leaf)
+        body = coded.get(path, body_bytes(leaf))
         sizes.append((path, body, 0 if body >= 0 else control_bytes(leaf)))
     return tuple(sizes)
 
@@ -77,7 +102,7 @@ class Pricer:
         self.known: dict[Any, dict[tuple[Any, ...], dict[tuple[Any, ...], Price | None]]] = {}
         self.size = 0
 
-    def price(self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], site: Site, start_s: float) -> Price | None:
+    def price(self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], site: Priced, start_s: float) -> Price | None:
         """Return the price of `fn(here, *args)` at a place from `start_s` on, or None where it depends on contents.
 
         Arguments:
@@ -99,7 +124,7 @@ class Pricer:
         known.setdefault(reads, {})[tuple([self._read(read, site, start_s) for read in reads])] = price
         return price
 
-    def _read(self, read: tuple[str, Any], site: Site, start_s: float) -> Any:
+    def _read(self, read: tuple[str, Any], site: Priced, start_s: float) -> Any:
         what, key = read
         if what == "state":
             entry = site.shadow.get(key)
@@ -110,10 +135,14 @@ class Pricer:
             return id(site.device)
         if what == "samples":
             return len(self.task.data(site.name, start_s))
+        if what == "holds_data":
+            return self.task.samples(site.name) > 0
         assert what == "start_s", what
         return start_s
 
-    def _dry_run(self, fn: Callable[..., Any], args: tuple[Any, ...], site: Site, start_s: float) -> tuple[Price | None, tuple[tuple[str, Any], ...]]:
+    def _dry_run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], site: Priced, start_s: float
+    ) -> tuple[Price | None, tuple[tuple[str, Any], ...]]:
         here = Here(
             name=site.name,
             device=site.device,
@@ -127,8 +156,10 @@ class Pricer:
         )
         try:
             with torch.no_grad():
-                result = fn(here, *map_leaves(to_meta, args))
-            price = Price(spent(here, site.drawn), result, here.state.changes)
+                given = map_leaves(to_meta, args)
+                result = fn(here, *given)
+                _, sizes = coded(here, fn, given, map_leaves(to_meta, result))
+            price = Price(spent(here, site.drawn, sizes), result, here.state.changes)
         except ScenarioError:
             raise
         except AirloomError:

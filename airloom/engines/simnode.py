@@ -14,6 +14,7 @@ from airloom.clock.kernel import Program
 from airloom.clock.rng import generator
 from airloom.engines.air import over_the_air
 from airloom.engines.arguments import Arguments, identity
+from airloom.engines.fold import fold
 from airloom.engines.numerics import FLUSH_CAP
 from airloom.engines.pending import Call, Delivery, SimRef, Value, Wait
 from airloom.engines.price import leaf_sizes
@@ -22,7 +23,7 @@ from airloom.engines.snapshot import snapshot
 from airloom.errors import DeviceLost, ScenarioError
 from airloom.program.method import function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
-from airloom.program.reducer import MEAN, Accumulator, AirSum, Fold, Reducer
+from airloom.program.reducer import AirSum
 from airloom.program.ref import Ref
 from airloom.program.tree import map_leaves, signature
 
@@ -69,7 +70,8 @@ class SimNode(Node):
 
     @property
     def network(self) -> Snapshot:
-        return snapshot(self.sim, self.site)
+        sim = self.sim
+        return snapshot(sim.network, sim.task, sim.seed, self.site.name, sim.kernel.now, lambda name: sim.sites[name].is_present)
 
     def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
         sim = self.sim
@@ -82,8 +84,9 @@ class SimNode(Node):
                 f"node.estimate({function_name(fn)}): its work depends on values, so it has no price before it runs; declare it with here.cost"
             )
         framing = sim.network.framing_bytes
-        down = sum([part[2] for part in Arguments(args).parts])
-        up = sum([body for _, body, _ in price.leaves if body >= 0])
+        given = Arguments(args)
+        down = given.body + (0 if given.refs and not given.parts else given.control)
+        up = sum([body if body >= 0 else control for _, body, control in price.leaves])
         seconds, _ = price.at(site.device)
         return Estimate(price.flops, seconds, up + framing if up else 0, down + framing if down else 0, price.peak_bytes)
 
@@ -158,7 +161,7 @@ class SimNode(Node):
         if lost:
             raise DeviceLost(many[lost[0]].root.lost_device)
         self.prefetch(many)
-        values = [self.sim.numerics.value(ref) for ref in many]
+        values = [self.sim.numerics.value(ref, self.site.name) for ref in many]
         return values if isinstance(refs, list | tuple) else values[0]
 
     def prefetch(self, refs: Sequence[SimRef]) -> None:
@@ -201,39 +204,15 @@ class SimNode(Node):
     def reduce(
         self, refs: Sequence[Ref], weights: Sequence[float] | None = None, over: Any = None, on_loss: OnLoss = "renormalize", like: Any = None
     ) -> Any:
-        over = MEAN if over is None else over
-        if weights is not None and len(weights) != len(refs):
-            raise ScenarioError(f"node.reduce(weights=...): got {len(weights)} weights for {len(refs)} values; allowed is one weight per value")
-        if not isinstance(over, Fold):
-            reducer, *prepared = over if isinstance(over, tuple) else (over,)
-            if not isinstance(reducer, Reducer):
-                raise ScenarioError(f"node.reduce(over={reducer!r}): allowed are reducers (MEAN, SUM, counted_mean(...), ...)")
-            return reducer(self, refs, weights, *prepared)
+        return fold(self, refs, weights, over, on_loss, like, self._wait_all, self._values)
+
+    def _wait_all(self, refs: Sequence[Any]) -> dict[int, str]:
         _, lost = self._wait(refs, len(refs), None, "reduce")
-        if lost and on_loss == "raise":
-            raise DeviceLost(refs[lost[0]].root.lost_device)  # type: ignore[attr-defined]
-        gone = set(lost)
-        kept = [i for i in range(len(refs)) if i not in gone]
-        if not kept:
-            if like is None:
-                if lost:
-                    raise DeviceLost(refs[lost[0]].root.lost_device)  # type: ignore[attr-defined]
-                raise ScenarioError("node.reduce: got no values and no `like`; give like=x to get its zeros")
-            return map_leaves(_zeros, like)
-        given = [1.0] * len(refs) if weights is None else [float(w) for w in weights]
-        scale = 1.0
-        if over.is_mean:
-            total = sum([given[i] for i in (kept if on_loss == "renormalize" else range(len(refs)))])
-            if not total > 0:
-                raise ScenarioError(f"node.reduce: got weights that sum to {total}; a mean needs a positive sum")
-            scale = 1.0 / total
-        fold = Accumulator()
-        for start in range(0, len(kept), FLUSH_CAP):
-            block = kept[start : start + FLUSH_CAP]
-            self.prefetch([refs[i] for i in block])  # type: ignore[misc]
-            for i in block:
-                fold.add(self.sim.numerics.value(refs[i]), given[i] * scale)  # type: ignore[arg-type]
-        return fold.value()
+        return {i: refs[i].root.lost_device for i in lost}
+
+    def _values(self, refs: Sequence[Any]) -> list[Any]:
+        self.prefetch(refs)
+        return [self.sim.numerics.value(ref, self.site.name) for ref in refs]
 
     def sleep(self, until_s: float) -> None:
         sim = self.sim
@@ -246,8 +225,3 @@ class SimNode(Node):
 
     def rng(self, *labels: object) -> np.random.Generator:
         return generator(self.sim.seed, "node", self.site.name, *labels)
-
-
-def _zeros(leaf: Any) -> Any:
-    """Zeros of a leaf's kind."""
-    return leaf * 0 if not isinstance(leaf, str | None) else leaf

@@ -13,6 +13,7 @@ Left out: energy of base stations; memory of values that a later round still hol
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
@@ -31,8 +32,9 @@ from airloom.engines.simnode import SimNode
 from airloom.engines.sites import Resource, Site
 from airloom.engines.values import Values
 from airloom.engines.watch import Watch
-from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError
+from airloom.errors import DeviceLost, DoesNotFit, RunFailed, ScenarioError, Unsupported
 from airloom.network.network import Network
+from airloom.program.codec import codec_of
 from airloom.program.method import function_name
 from airloom.program.tree import at, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
@@ -79,6 +81,7 @@ class Simulation:
         self.watch = None if span is None else Watch(self.kernel, self.numerics, self.wires, span)
         self.pricer = Pricer(task, seed)
         self.is_lossy = self.wires.is_lossy
+        self.is_loaded = not network.load.is_idle
         self.change_waiters: list[Program] = []
         self._start_churn()
 
@@ -199,6 +202,9 @@ class Simulation:
             raise ScenarioError(f"map(share_hz=...): got {len(share_hz)} shares for {len(where)} places; allowed is one share per place")
         label = function_name(fn)
         owner = node.program_number
+        codec, is_chain = codec_of(fn)
+        if is_chain:  # its values go from client to client, and are encoded by themselves
+            codec = None
         shared = Arguments(args)
         fn_sig = (label, identity(fn))
         shared_sig = None if shared.refs else (fn_sig, shared.signature(), ())
@@ -214,7 +220,7 @@ class Simulation:
             kernel.number += 1
             number = kernel.number
             root = Value(number, place, None)
-            root.label, root.issuer = label, here
+            root.label, root.issuer, root.codec = label, here, codec
             own = Arguments(tuple(each[i])) if each else None
             resource = None if on is None else site.resources.get(on) or self._resource(site, on)
             call = Call(number, fn, site, (*args, *own.args) if own else args, owner, resource, priority, root, label)
@@ -274,6 +280,12 @@ class Simulation:
         """Ask for an argument's value to come to the call's place."""
         if call.is_lost:
             return
+        root = ref.root
+        if root.codec is not None and root.place != site.name and self.task.samples(site.name) and self.task.samples(root.place):
+            raise Unsupported(
+                f"{call.label} at '{site.name}': got a value of '{root.place}' that is encoded by {root.codec} against what came down to it; "
+                f"allowed are values that go up: fetch it and send it on, or use codec=none"
+            )
         delivery = self.values.ask(ref, site)
         if delivery.is_lost:
             self.lose_call(call, delivery.lost_device)
@@ -361,6 +373,8 @@ class Simulation:
         root.started_s = now
         root.leaves = price.leaves
         seconds, joules = price.at(site.device)
+        if self.is_loaded:
+            seconds *= self.network.slowdown(site.name, now, self.seed)  # the same joules: the rest belongs to what else runs there
         call.joules = joules
         if price.peak_bytes + site.stored_bytes + site.held_bytes > site.room_bytes:
             self._refuse_memory(site, call, price)
@@ -484,7 +498,7 @@ class Simulation:
             site.calls.pop(call, None)
 
         def text() -> Any:
-            return fn(node, *map_leaves(self.numerics.value_of, args))
+            return fn(node, *map_leaves(partial(self.numerics.value_of, place=site.name), args))
 
         program = self.kernel.spawn(f"{function_name(fn)} at '{site.name}'", site.name, root, text, self._finished)
         node = SimNode(self, site, program)
@@ -520,6 +534,15 @@ class Simulation:
         self.kernel.wake(program)
 
     # --- rounds and totals ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> int:
+        """Rounds that have ended."""
+        return self.numerics.round
+
+    def value_of(self, leaf: Any) -> Any:
+        """The value that a Ref names; other leaves as they are."""
+        return self.numerics.value_of(leaf)
 
     def end_round(self) -> None:
         """A round ends: relays and places drop what only the round needed."""

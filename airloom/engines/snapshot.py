@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from airloom.errors import ScenarioError
 from airloom.network.link import Link
+from airloom.network.network import Network
 from airloom.program.node import Snapshot
-
-if TYPE_CHECKING:
-    from airloom.engines.simulated import Simulation, Site
+from airloom.tasks.task import Task
 
 T = TypeVar("T")
 
@@ -37,14 +36,13 @@ class Lookup(Mapping[str, T]):
         return len(self._names)
 
 
-def snapshot(sim: Simulation, site: Site) -> Snapshot:
+def snapshot(network: Network, task: Task, seed: int, place: str, now: float, is_present: Callable[[str], bool]) -> Snapshot:
     """A snapshot of the network below a place (and of the place itself)."""
-    network, task, now = sim.network, sim.task, sim.kernel.now
-    names = [name for name in (*network.clients(site.name), *network.children(site.name), site.name) if sim.sites[name].is_present]
+    names = [name for name in (*network.clients(place), *network.children(place), place) if is_present(name)]
     sharers: dict[str, int] = {}
 
     def access(name: str, direction: str) -> Link:
-        route = network.route(name, site.name) if direction == "up" else network.route(site.name, name)
+        route = network.route(name, place) if direction == "up" else network.route(place, name)
         if not route:
             raise ScenarioError(f"network.{direction}_bps['{name}']: that is this place itself; it has no access hop")
         return route[0] if direction == "up" else route[-1]
@@ -57,12 +55,12 @@ def snapshot(sim: Simulation, site: Site) -> Snapshot:
             return link.trace.rate_bps(now)
         cell = link.cell
         assert cell is not None
-        whole = cell.estimated_rate_bps(link, cell.bandwidth_hz, at_s=now, seed=sim.seed)
+        whole = cell.estimated_rate_bps(link, cell.bandwidth_hz, at_s=now, seed=seed)
         if not is_shared:
             return whole
         if not sharers:
             for other in network.clients(network.root):
-                if sim.sites[other].is_present:
+                if is_present(other):
                     parent = network.places[other].parent
                     up = network.links.get((other, parent)) if parent is not None else None
                     if up is not None and up.cell is not None:
@@ -71,17 +69,21 @@ def snapshot(sim: Simulation, site: Site) -> Snapshot:
                     if down is not None and down.cell is not None:
                         sharers[down.cell.name] = sharers.get(down.cell.name, 0) + 1
         n = max(sharers.get(cell.name, 1), 1)
-        return whole / n if cell.sharing == "tdma" else cell.estimated_rate_bps(link, cell.bandwidth_hz / n, at_s=now, seed=sim.seed)
+        return whole / n if cell.sharing == "tdma" else cell.estimated_rate_bps(link, cell.bandwidth_hz / n, at_s=now, seed=seed)
 
     def cell_hz(name: str) -> float:
         cell = access(name, "up").cell
         return 0.0 if cell is None else cell.bandwidth_hz
 
+    def cell_of(name: str) -> str:
+        cell = access(name, "up").cell
+        return "" if cell is None else cell.name
+
     def samples(name: str) -> int:
         below = network.clients(name)
         if not below or below == (name,):
             return task.samples(name, now)
-        return sum([task.samples(client, now) for client in below if sim.sites[client].is_present])
+        return sum([task.samples(client, now) for client in below if is_present(client)])
 
     def facts(name: str) -> Mapping[str, Any]:
         return network.places[name].facts
@@ -102,4 +104,5 @@ def snapshot(sim: Simulation, site: Site) -> Snapshot:
         memory_bytes=Lookup(memory, names),
         samples=Lookup(samples, names),
         facts=Lookup(facts, names),
+        cell=Lookup(cell_of, names),
     )

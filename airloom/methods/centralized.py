@@ -33,6 +33,7 @@ class Centralized(Method):
     """
 
     paper: ClassVar[str] = "reference"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     local_steps: int = ranged(1, 100_000, default=50, tune=(50,))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from airloom.models.params import Params
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.select import Selector, Uniform, selector
 from airloom.program.here import Here
 from airloom.program.method import Method, State, part, ranged
@@ -34,9 +35,11 @@ class FedAvg(Method):
         lr, batch_size: of local SGD.
         weights: "samples" weighs clients by data size (paper), "equal" does not.
         select: how participants are chosen (paper: uniformly).
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "McMahan et al. 2017, arXiv 1602.05629"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
@@ -45,6 +48,7 @@ class FedAvg(Method):
     batch_size: int = ranged(1, 1_000_000, default=16)
     weights: Literal["samples", "equal"] = "samples"
     select: Selector = part(selector, Uniform())
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "history": self.select.start({}), "t": 0}
@@ -54,8 +58,8 @@ class FedAvg(Method):
         history = s["history"] | {"samples": {n: samples[n] for n in N}}  # clients come and go, and so do their data
         P = self.select.choose(N, max(1, round(self.fraction * len(N))), history, server.rng("select", s["t"]))
         w = [samples[n] for n in P] if self.weights == "samples" else None
-        out = server.map(self.client, P, x)
-        mean = server.reduce(out, w, like={"x": x, "loss": 0.0})
+        out = self.protect.seal(server, server.map(self.client, P, x), w, about=x)
+        mean = self.protect.reduce(server, out, w, like={"x": x, "loss": 0.0})
         took_s = {r: r.arrived_s - t0 for r in out if r.arrived_s is not None}  # those that came
         x = mean["x"] if took_s else x
         server.report(round=s["t"], model=x, clients=len(took_s))

@@ -38,6 +38,7 @@ class FedBuff(Method):
     """
 
     paper: ClassVar[str] = "Nguyen et al. 2022, arXiv 2106.06639"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     buffer: int = ranged(1, 1_000_000, default=10)
     concurrency: float = ranged(0, 1, default=1.0, open_low=True)

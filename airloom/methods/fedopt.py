@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 
 from airloom.models.params import Params
 from airloom.parts.optimizer import ServerAdam, ServerOptimizer, server_optimizer
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
 from airloom.program.method import Method, State, part, ranged
@@ -33,9 +34,11 @@ class FedOpt(Method):
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
         weights: "samples" weighs clients by data size, "equal" does not (paper's boxes).
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Reddi et al. 2021, arXiv 2003.00295"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     server: ServerOptimizer = part(server_optimizer, ServerAdam(lr=0.01))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
@@ -43,6 +46,7 @@ class FedOpt(Method):
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
     weights: Literal["samples", "equal"] = "samples"
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "opt": None, "t": 0}
@@ -50,8 +54,9 @@ class FedOpt(Method):
     def round(self, server: Node, s: State) -> State:
         x, opt, N, samples = s["x"], s["opt"], server.clients, server.network.samples
         P = Uniform().choose(N, max(1, round(self.fraction * len(N))), {"samples": samples}, server.rng("select", s["t"]))
-        out = server.map(self.client, P, x)
-        delta = server.reduce(out, [samples[n] for n in P] if self.weights == "samples" else None, like=x)
+        w = [samples[n] for n in P] if self.weights == "samples" else None
+        out = self.protect.seal(server, server.map(self.client, P, x), w)
+        delta = self.protect.reduce(server, out, w, like=x)
         if any(r.arrived_s is not None for r in out):
             x, opt = self.server.step(x, -delta, opt)
         server.report(round=s["t"], model=x)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from airloom.models.params import Params
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 
 
@@ -31,9 +32,11 @@ class FedProx(Method):
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
         compute_s: seconds that a client may compute in a round; a slower one does fewer steps, at least one (paper: partial work). 0: no limit.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Li et al. 2020, arXiv 1812.06127"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     mu: float = ranged(0, 1_000, default=0.01, tune=(0.001, 0.01, 0.1))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
@@ -41,6 +44,7 @@ class FedProx(Method):
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
     compute_s: float = ranged(0, 1_000_000, default=0.0)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "t": 0}
@@ -48,8 +52,9 @@ class FedProx(Method):
     def round(self, server: Node, s: State) -> State:
         x, N, samples = s["x"], server.clients, server.network.samples
         P = Uniform().choose(N, max(1, round(self.fraction * len(N))), {"samples": samples}, server.rng("select", s["t"]))
-        out = server.map(self.client, P, x)
-        mean = server.reduce(out, [samples[n] for n in P], like=x)
+        w = [samples[n] for n in P]
+        out = self.protect.seal(server, server.map(self.client, P, x), w, about=x)
+        mean = self.protect.reduce(server, out, w, like=x)
         x = mean if any(r.arrived_s is not None for r in out) else x
         server.report(round=s["t"], model=x)
         return {"x": x, "t": s["t"] + 1}

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from airloom.models.params import Params, zeros_like
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 
 
@@ -34,15 +35,18 @@ class Scaffold(Method):
         server_lr: step of the server along the mean update (1, paper's experiments).
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Karimireddy et al. 2020, arXiv 1910.06378"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     server_lr: float = ranged(0, 100, default=1.0, open_low=True)
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "sum": zeros_like(x), "bit": {}, "t": 0}
@@ -52,8 +56,8 @@ class Scaffold(Method):
         bit = s["bit"] | {n: False for n in present if n not in s["bit"]}  # of all clients ever seen: N
         c = s["sum"] / max(len(bit), 1)
         P = Uniform().choose(present, max(1, round(self.fraction * len(present))), {"samples": bit}, server.rng("select", s["t"]))
-        out = server.map(self.client, P, x, c, each=[(bit[n],) for n in P])
-        d = server.reduce(out, like={"dx": x, "dc": c})
+        out = self.protect.seal(server, server.map(self.client, P, x, c, each=[(bit[n],) for n in P]), None)
+        d = self.protect.reduce(server, out, None, like={"dx": x, "dc": c})
         came = [r.place for r in out if r.arrived_s is not None]
         x = x + self.server_lr * d["dx"]
         server.report(round=s["t"], model=x)

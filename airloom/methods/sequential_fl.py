@@ -35,6 +35,7 @@ class SequentialFL(Method):
 
     paper: ClassVar[str] = "Li and Lyu 2023, NeurIPS"
     shape: ClassVar[str] = "chain"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
     local_steps: int = ranged(1, 100_000, default=5, tune=(5, 10, 20))

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airloom.errors import ScenarioError
-from airloom.models.module import ModelSpec, RankPair, model
+from airloom.models.module import ModelSpec, model
 from airloom.models.params import Params
+from airloom.models.source import RankPair
 from airloom.models.submodel import covers
 
 
@@ -101,6 +102,8 @@ def lora(
                 held.requires_grad_(is_open)
         for path, child in list(module.named_modules()):
             if isinstance(child, nn.Linear) and is_target(path, child):
+                if child is module:  # the model is one linear layer
+                    return LoRALinear(child, rank, scale)
                 owner, _, attribute = path.rpartition(".")
                 setattr(module.get_submodule(owner), attribute, LoRALinear(child, rank, scale))
         return module

@@ -14,7 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
-from airloom.models.skeleton import Skeleton, idle
-from airloom.models.source import RankPair, Source, floating_leaves
+from airloom.models.skeleton import HELD, Skeleton, idle
+from airloom.models.source import Source, floating_leaves, rank_pairs
 from airloom.models.submodel import RANK, Axis, Part, Selection, Submodel, covers, everything, meet
 
 AxisLike: TypeAlias = Axis | str | tuple[str, int, int] | None
@@ -191,6 +191,19 @@ class ModelSpec:
             raise ScenarioError(f"ModelSpec.rank of {self}: got ranks {sorted(found)}; allowed: a model whose LoRA pairs have one rank")
         return found.pop()
 
+    def pair_leaves(self, pair: str) -> tuple[str, str]:
+        """Return the names of the leaves A [r, in] and B [out, r] of a LoRA pair.
+
+        >>> from airloom.models import zoo
+        >>> from airloom.models.lora import lora
+        >>> lora(zoo.mlp(inputs=4, hidden=(6,), classes=3), rank=2).pair_leaves("out")
+        ('out.A', 'out.B')
+        """
+        names = {leaf.axes.index(axis): leaf.name for leaf in self.leaves for axis in leaf.axes if axis is not None and axis.name == RANK + pair}
+        if len(names) != 2:
+            raise ScenarioError(f"ModelSpec.pair_leaves({pair!r}) of {self}: allowed: {self.pairs}")
+        return names[0], names[1]
+
     @property
     def channels_last(self) -> bool:
         """Whether convolution weights are laid out channels last while they run."""
@@ -319,6 +332,7 @@ class ModelSpec:
             size = math.prod(shape)
             leaves.append(Leaf(leaf.name, shape, offset, size, leaf.is_buffer, axes))
             offset += size
+        leaves = _agreeing(leaves)
         components = self.components
         if kept is not None:
             components = {n: meet(kept, paths) or () for n, paths in self.components.items()}
@@ -432,15 +446,29 @@ class ModelSpec:
     @contextmanager
     def skeleton(self, device: torch.device | str) -> Iterator[Skeleton]:
         """Lend a runnable copy of the module on a torch device; nested use gets another copy."""
-        pool = idle(self.form, str(device))
+        pool, held = idle(self.form, str(device)), HELD.get()
+        own = pool if held is None else held.setdefault((self.form, str(device)), [])
         try:
-            skeleton = pool.pop()
+            skeleton = own.pop() if own else pool.pop()
         except IndexError:
             skeleton = Skeleton(self, torch.device(device))
         try:
             yield skeleton
         finally:
-            pool.append(skeleton)
+            own.append(skeleton)
+
+
+def _agreeing(leaves: list[Leaf]) -> list[Leaf]:
+    """Drop the names of axes that were cut in some leaves only: they no longer name the same entries."""
+    lengths: dict[str, set[int]] = {}
+    for leaf in leaves:
+        for n, axis in zip(leaf.shape, leaf.axes, strict=False):
+            if axis is not None:
+                lengths.setdefault(axis.name, set()).add(n // (axis.outer * axis.inner))
+    odd = {name for name, found in lengths.items() if len(found) > 1}
+    if not odd:
+        return leaves
+    return [replace(leaf, axes=tuple(None if axis is not None and axis.name in odd else axis for axis in leaf.axes)) for leaf in leaves]
 
 
 def _to_json(ids: np.ndarray | None) -> list[int] | dict[str, int] | None:
@@ -498,10 +526,8 @@ def model(
     source = Source(factory, dtype, name, f"{sorted((axes or {}).items())!r}{sorted((components or {}).items())!r}{channels_last}", channels_last)
     module = source.template()
     given = dict(axes or {})
-    for path, child in module.named_modules():
-        if isinstance(child, RankPair):
-            given[f"{path}.A"] = (RANK + path, None)
-            given[f"{path}.B"] = (None, RANK + path)
+    for path, (a, b) in rank_pairs(module).items():
+        given[a], given[b] = (RANK + path, None), (None, RANK + path)
     leaves, offset = [], 0
     floating = list(floating_leaves(module))
     buffers = {n for n, _ in module.named_buffers()}

@@ -163,6 +163,33 @@ class CrossEntropy(Additive):
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class MaskedCrossEntropy(Additive):
+    """Mean cross-entropy of logits [B, C] in which those of labels that a client does not own are set to zero: their rows get no gradient.
+
+    Unlike `CrossEntropy(labels=...)`, own logits still compete with zeros, so that those of different clients stay comparable.
+
+    Paper: Diao, Ding, Tarokh, "HeteroFL", ICLR 2021, arXiv 2010.01264, section 3 (masked cross-entropy).
+
+    >>> round(MaskedCrossEntropy(labels=(0,))(torch.tensor([[0.0, 9.0]]), Batch(torch.zeros(1, 1), torch.tensor([0]))).item(), 4)     # log 2
+    0.6931
+    """
+
+    labels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", CrossEntropy(labels=self.labels).labels)
+
+    def __call__(self, out: Tensor, batch: Batch) -> Tensor:
+        own = torch.zeros(out.shape[1], dtype=torch.bool)
+        own[list(self.labels)] = True
+        masked = out.masked_fill(~own.to(out.device), 0.0)
+        if batch.weight is None:
+            return F.cross_entropy(masked, batch.y)
+        return _average(F.cross_entropy(masked, batch.y, reduction="none"), batch.weight)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class NextToken(Additive):
     """Mean cross-entropy of logits [B, T, C] against the next tokens [B, T]; targets equal to `ignore` do not count."""
 

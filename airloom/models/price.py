@@ -248,11 +248,17 @@ def _dry(run: Callable[[Batch], Price], batch: Batch) -> Price:
 
 
 def _meta(batch: Batch) -> Batch:
-    return batch if batch.is_meta else batch.to("meta")
+    """The batch's shapes in memory of their own: as a view it would count all that it is a part of, and the kept price would depend on who asked."""
+    ids, weight = (None if t is None else _shape(t) for t in (batch.ids, batch.weight))
+    return Batch(_meta_inputs(batch.x), _shape(batch.y), ids, weight, batch.classes)
 
 
 def _meta_inputs(inputs: Inputs) -> Inputs:
-    return map_inputs(lambda t: t.to("meta"), inputs)
+    return map_inputs(_shape, inputs)
+
+
+def _shape(t: Tensor) -> Tensor:
+    return torch.empty_like(t, device="meta")
 
 
 def _inputs_key(inputs: Inputs) -> object:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor, nn
 
 from airloom.errors import ScenarioError
-from airloom.models.source import RankPair
+from airloom.models.source import rescale
 from airloom.models.submodel import covers
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _SKELETONS_KEPT = 64  # forms with idle skeletons
 _POOLS: OrderedDict[tuple[str, str], list[Skeleton]] = OrderedDict()
+# inside a recording: the copies that it used, which do not go back to the pool, since the script keeps their tensors
+HELD: ContextVar[dict[tuple[str, str], list[Skeleton]] | None] = ContextVar("held", default=None)
 
 
 def idle(form: str, device: str) -> list[Skeleton]:
@@ -37,10 +40,10 @@ class Skeleton:
     """A module whose parameters are views into one flat `values` vector, and whose gradients are views into one flat `gradient` vector.
 
     Where the spec asks for `channels_last`, convolution weights lie in these vectors as [out, kernel, in] instead of [out, in, kernel]:
-    `arranged` and `restored` translate.
+    `arranged` and `restored` translate. `scripts` holds what faster ways to train have made for this copy.
     """
 
-    __slots__ = ("_conv", "_integers", "gradient", "module", "names", "parameters", "values")
+    __slots__ = ("_conv", "_integers", "gradient", "module", "names", "parameters", "scripts", "values")
 
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         source = spec._source
@@ -50,6 +53,7 @@ class Skeleton:
         module = copy.deepcopy(source.template(), memo={id(p): q for p, q in source.frozen_on(device)})
         if device.type != "cpu":
             module = module.to(device)
+        self.scripts: dict[object, object] = {}
         self.values = torch.zeros(spec.size, dtype=spec.dtype, device=device)
         self.gradient = torch.zeros(spec.trainable_size, dtype=spec.dtype, device=device)
         self.parameters: dict[str, nn.Parameter] = {}
@@ -74,8 +78,10 @@ class Skeleton:
                 _refit(child)
         for pair, factor in spec.scale.items():
             holder = module.get_submodule(pair)
-            if isinstance(holder, RankPair):
-                holder.rank_scale *= factor
+            if pair in spec.pairs:
+                rescale(holder, factor)
+            else:
+                holder.register_forward_hook(_Scaler(factor))
         if spec.kept is not None:
             module = _pruned(module, spec.kept, source.stateful)
         self.module = module
@@ -107,6 +113,16 @@ class Skeleton:
         for start, stop, shape in self._conv:
             out[start:stop].view(shape).copy_(_conv_view(self.values[start:stop], shape))
         return out
+
+
+class _Scaler:
+    """Multiplies the output of a module while it trains."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, module: nn.Module, _args: object, out: Tensor) -> Tensor:
+        return out * self.factor if module.training else out
 
 
 def _conv_view(vector: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
-from typing import final
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,30 @@ class RankPair(nn.Module):
     A: nn.Parameter
     B: nn.Parameter
     rank_scale: float
+
+
+def rank_pairs(module: nn.Module) -> dict[str, tuple[str, str]]:
+    """LoRA pairs by the path of their module: names of the leaves A [r, in] and B [out, r]; `RankPair`s and linear layers wrapped by peft."""
+    peft = sys.modules.get("peft.tuners.lora")
+    found: dict[str, tuple[str, str]] = {}
+    for path, child in module.named_modules():
+        within = f"{path}." if path else ""
+        if isinstance(child, RankPair):
+            found[path] = f"{within}A", f"{within}B"
+        elif peft is not None and isinstance(child, peft.Linear):
+            adapters: Any = child.lora_A
+            (adapter,) = adapters  # one: a second one would need a name of its own
+            found[path] = f"{within}lora_A.{adapter}.weight", f"{within}lora_B.{adapter}.weight"
+    return found
+
+
+def rescale(holder: nn.Module, factor: float) -> None:
+    """Multiply the output of a module's LoRA pair."""
+    if isinstance(holder, RankPair):
+        holder.rank_scale *= factor
+    else:
+        scaling: Any = holder.scaling  # peft: factor by adapter
+        holder.scaling = {adapter: value * factor for adapter, value in scaling.items()}  # type: ignore[assignment]
 
 
 def floating_leaves(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -112,6 +137,8 @@ def _plain(value: object) -> str:
         return repr(value)
     if isinstance(value, tuple | list):
         return f"({', '.join(map(_plain, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_plain(key)}: {_plain(held)}' for key, held in value.items())}}}"
     return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else value.__name__ if inspect.isbuiltin(value) else ""
 
 

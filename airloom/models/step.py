@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
@@ -179,61 +180,96 @@ class Raw:
     squares: list[Tensor]
 
 
-def run_training(skeleton: Skeleton, x: Params, batches: Iterable[Batch], options: Options) -> Raw:
-    """Run one optimizer step per batch, from `x`, on a skeleton."""
-    spec, device = x.spec, x.flat.device
-    only = None if options.only is None else moving(spec, options.only)
-    start, stop = (0, spec.trainable_size) if only is None else (only.start, only.stop)
-    mask = None if only is None or only.mask is None else skeleton.arranged(only.mask.to(device))[start:stop]
-    module, objective, optimizer, clip_norm = skeleton.module, options.objective, options.optimizer, options.clip_norm
-    gradient, g, values = skeleton.gradient, skeleton.gradient[start:stop], skeleton.values[start:stop]
-    shift = None if options.shift is None else skeleton.arranged(options.shift.flat)[start:stop]
-    mu, anchor = (0.0, None) if options.prox is None else (options.prox[0], skeleton.arranged(options.prox[1].flat)[start:stop])
+@final
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a step's gradient pass says: the loss and its parts; the gradient itself lies in the skeleton."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+
+
+Gradient: TypeAlias = Callable[[Batch], Found]
+
+
+def eager_gradient(skeleton: Skeleton, objective: Objective) -> Gradient:
+    """Return the plain pass: forward, objective, backward."""
+
+    def gradient(batch: Batch) -> Found:
+        skeleton.gradient.zero_()
+        with torch.enable_grad():
+            loss = objective(skeleton.module(batch.x), batch)
+            parts = {} if isinstance(loss, Tensor) else {name: part.detach() for name, part in loss.items()}
+            loss = total_loss(loss)
+            loss.backward()
+        return Found(loss.detach(), parts)
+
+    return gradient
+
+
+@contextmanager
+def training(skeleton: Skeleton, x: Params, options: Options, only: Moving | None) -> Iterator[None]:
+    """A skeleton with values loaded, in training mode, without gradients for what stays; the global random stream is the call's own."""
     still = [] if only is None else [p for name, p in skeleton.parameters.items() if name not in only.leaves]
-    state: dict[str, Any] = {}
-    losses: list[Tensor] = []
-    squares: list[Tensor] = []
-    parts: dict[str, list[Tensor]] = {}
     skeleton.load(x.flat)
-    set_mode(module, True)
+    set_mode(skeleton.module, True)
     for p in still:
         p.requires_grad_(False)
     before = seeded(options.seed)
     try:
-        with torch.enable_grad():
-            for k, batch in enumerate(batches):
-                gradient.zero_()
-                loss = objective(module(batch.x), batch)
-                if not isinstance(loss, Tensor):
-                    for name, part in loss.items():
-                        parts.setdefault(name, []).append(part.detach())
-                    loss = total_loss(loss)
-                loss.backward()
-                losses.append(loss.detach())
-                del loss
-                if mask is not None:
-                    g.mul_(mask)
-                square = torch.dot(g, g)
-                squares.append(square)
-                if clip_norm is not None:
-                    g.mul_((clip_norm / (square.sqrt() + 1e-6)).clamp_(max=1.0))
-                if shift is not None:
-                    g.add_(shift)
-                if anchor is not None:
-                    g.add_(values, alpha=mu).sub_(anchor, alpha=mu)
-                if mask is not None and (shift is not None or anchor is not None):
-                    g.mul_(mask)
-                optimizer.update(values, g, state, options.rate(k), mask)
+        yield
     finally:
         torch.set_rng_state(before)
         for p in still:
             p.requires_grad_(True)
+
+
+def finished(skeleton: Skeleton, x: Params, only: Moving | None) -> Tensor:
+    """Return the values that training leaves: the skeleton's, or those of `x` where nothing may move."""
     new = skeleton.restored()
     if only is not None:
-        places = spec.places(only.spec)
+        places = x.spec.places(only.spec)
         moved, new = new, x.flat.clone()
         places.put(new, places.take(moved))
-    return Raw(new, losses, parts, squares)
+    return new
+
+
+def run_training(skeleton: Skeleton, x: Params, batches: Iterable[Batch], options: Options, gradient: Gradient | None = None) -> Raw:
+    """Run one optimizer step per batch, from `x`, on a skeleton; `gradient` takes the place of the plain pass."""
+    spec, device = x.spec, x.flat.device
+    only = None if options.only is None else moving(spec, options.only)
+    start, stop = (0, spec.trainable_size) if only is None else (only.start, only.stop)
+    mask = None if only is None or only.mask is None else skeleton.arranged(only.mask.to(device))[start:stop]
+    optimizer, clip_norm = options.optimizer, options.clip_norm
+    g, values = skeleton.gradient[start:stop], skeleton.values[start:stop]
+    shift = None if options.shift is None else skeleton.arranged(options.shift.flat)[start:stop]
+    mu, anchor = (0.0, None) if options.prox is None else (options.prox[0], skeleton.arranged(options.prox[1].flat)[start:stop])
+    gradient = eager_gradient(skeleton, options.objective) if gradient is None else gradient
+    state: dict[str, Any] = {}
+    losses: list[Tensor] = []
+    squares: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = {}
+    with training(skeleton, x, options, only):
+        for k, batch in enumerate(batches):
+            found = gradient(batch)
+            losses.append(found.loss)
+            for name, part in found.parts.items():
+                parts.setdefault(name, []).append(part)
+            del found
+            if mask is not None:
+                g.mul_(mask)
+            square = torch.dot(g, g)
+            squares.append(square)
+            if clip_norm is not None:
+                g.mul_((clip_norm / (square.sqrt() + 1e-6)).clamp_(max=1.0))
+            if shift is not None:
+                g.add_(shift)
+            if anchor is not None:
+                g.add_(values, alpha=mu).sub_(anchor, alpha=mu)
+            if mask is not None and (shift is not None or anchor is not None):
+                g.mul_(mask)
+            optimizer.update(values, g, state, options.rate(k), mask)
+    return Raw(finished(skeleton, x, only), losses, parts, squares)
 
 
 def seeded(seed: int) -> Tensor:

@@ -134,7 +134,7 @@ class Selection:
     """A Submodel resolved on a spec.
 
     `parts`: leaf name to Part, in the order of the leaves, in the coordinates of that spec. `kept`: module paths that stay (None: all of them).
-    `scale`: factor on the output of LoRA pairs. `width`: fraction of the named width axes.
+    `scale`: factor on the output of LoRA pairs, and while training of other modules. `width`: fraction of the named width axes.
     """
 
     parts: dict[str, Part]
@@ -186,7 +186,7 @@ class Submodel(ABC):
         if kind == "layers":
             return layers(data["start"], data["stop"])
         if kind == "width":
-            return width(data["fraction"])
+            return width(data["fraction"], start=data["start"], is_scaled=data["is_scaled"])
         if kind == "ranks":
             return Ranks(rows=tuple((pair, tuple(ids)) for pair, ids in data["rows"]), scale=data["scale"])
         if kind == "neurons":
@@ -329,23 +329,36 @@ def layers(start: int, stop: int) -> Submodel:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Width(Submodel):
-    """The first part of every width axis; see `width`."""
+    """A part of every width axis; see `width`."""
 
     fraction: float
+    start: int = 0
+    is_scaled: bool = False
 
     def select(self, spec: ModelSpec) -> Selection:
         axes = spec.width_axes
         if not axes and self.fraction < 1.0:
             raise ScenarioError(f"width({self.fraction}) of {spec}: the model names no width axes; give model(axes=...)")
-        picks = {name: np.arange(math.ceil(round(self.fraction * n, 9))) for name, n in axes.items()}
-        return Selection(_by_axes(spec, picks), width=self.fraction)
+        picks = {name: np.sort((self.start + np.arange(math.ceil(round(self.fraction * n, 9)))) % n) for name, n in axes.items()}
+        scale: dict[str, float] = {}
+        if self.is_scaled and self.fraction < 1.0:
+            for leaf in spec.leaves:
+                if len(leaf.shape) > 1 and leaf.axes[0] is not None and leaf.axes[0].name in axes:
+                    scale[leaf.name.rpartition(".")[0]] = 1.0 / self.fraction
+        return Selection(_by_axes(spec, picks), scale=scale, width=self.fraction)
 
     def json(self) -> dict[str, Any]:
-        return {"kind": "width", "fraction": self.fraction}
+        return {"kind": "width", "fraction": self.fraction, "start": self.start, "is_scaled": self.is_scaled}
 
 
-def width(fraction: float) -> Submodel:
-    """Select the first `ceil(fraction * n)` entries of every named width axis (nested slices; inputs and outputs of the model stay whole).
+def width(fraction: float, *, start: int = 0, is_scaled: bool = False) -> Submodel:
+    """Select `ceil(fraction * n)` entries of every named width axis (inputs and outputs of the model stay whole).
+
+    Arguments
+    ---------
+    start: the first entry taken; the window goes on at entry 0 where it passes the end. With 0, narrow slices lie in wide ones.
+    is_scaled: while it trains, the output of every layer that was cut is divided by `fraction` (HeteroFL's scaler), so that the next layer sees
+        sums of the size that the whole model gives it.
 
     >>> from airloom.models import zoo
     >>> spec = zoo.mlp(inputs=3, hidden=(8,), classes=2)
@@ -354,7 +367,9 @@ def width(fraction: float) -> Submodel:
     """
     if not 0.0 < fraction <= 1.0:
         raise ScenarioError(f"width({fraction}): allowed: 0 < fraction <= 1")
-    return Width(fraction=float(fraction))
+    if start < 0:
+        raise ScenarioError(f"width(start={start}): allowed: integers >= 0")
+    return Width(fraction=float(fraction), start=int(start), is_scaled=bool(is_scaled))
 
 
 @final

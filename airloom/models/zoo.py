@@ -232,11 +232,11 @@ def lstm(*, vocabulary: int = 80, embed: int = 8, hidden: Sequence[int] = (256, 
 
 
 class _Attention(nn.Module):
-    """Causal self-attention with separate projections; the width of a head follows from the weights."""
+    """Self-attention with separate projections; the width of a head follows from the weights."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, is_causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.is_causal = heads, is_causal
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
@@ -245,16 +245,16 @@ class _Attention(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         B, T = x_BTD.shape[:2]
         q, k, v = (part(x_BTD).view(B, T, self.heads, -1).transpose(1, 2) for part in (self.query, self.key, self.value))
-        return self.project(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, -1))
+        return self.project(F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal).transpose(1, 2).reshape(B, T, -1))
 
 
 class _Block(nn.Module):
     """Pre-norm transformer block: attention, then a feed-forward layer four times as wide."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, is_causal: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = _Attention(width, heads)
+        self.attention = _Attention(width, heads, is_causal)
         self.norm2 = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
@@ -293,9 +293,14 @@ def transformer(
         parts["out"] = nn.Linear(width, vocabulary)
         return nn.Sequential(parts)
 
+    axes: Axes = {"embed.token.weight": (None, "embed"), "embed.position.weight": (None, "embed"), "out.weight": (None, "embed")}
+    return _spec(build, ["embed", *names, "norm", "out"], axes | _block_axes(names, heads), dtype, "transformer")
+
+
+def _block_axes(names: Sequence[str], heads: int) -> Axes:
+    """Width axes of transformer blocks and of the norm behind them: `embed` is the residual stream."""
     stream = "embed"
-    axes: Axes = {"embed.token.weight": (None, stream), "embed.position.weight": (None, stream), "out.weight": (None, stream)}
-    axes |= {"norm.weight": (stream,), "norm.bias": (stream,)}
+    axes: Axes = {"norm.weight": (stream,), "norm.bias": (stream,)}
     for name in names:
         head, up = (f"{name}.head", heads, 1), f"{name}.up"
         for part in ("query", "key", "value"):
@@ -303,4 +308,95 @@ def transformer(
         axes |= {f"{name}.attention.project.weight": (stream, head), f"{name}.attention.project.bias": (stream,)}
         axes |= {f"{name}.up.weight": (up, stream), f"{name}.up.bias": (up,), f"{name}.down.weight": (stream, up), f"{name}.down.bias": (stream,)}
         axes |= {f"{name}.{norm}.{leaf}": (stream,) for norm in ("norm1", "norm2") for leaf in ("weight", "bias")}
-    return _spec(build, ["embed", *names, "norm", "out"], axes, dtype, "transformer")
+    return axes
+
+
+class _Patches(nn.Module):
+    """An image cut into square patches, each projected to a vector, plus learned position vectors: [B, C, H, W] to [B, T, D]."""
+
+    def __init__(self, channels: int, size: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.project = nn.Linear(channels * patch**2, width)
+        self.position = nn.Embedding((size // patch) ** 2, width)
+        nn.init.normal_(self.position.weight, std=0.02)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        pieces_BTP = F.unfold(x_BCHW, self.patch, stride=self.patch).transpose(1, 2)
+        return self.project(pieces_BTP) + self.position.weight
+
+
+class _Mean(nn.Module):
+    """Mean over positions."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.mean(1)
+
+
+def patch_transformer(
+    *,
+    channels: int = 1,
+    size: int = 8,
+    patch: int = 2,
+    width: int = 32,
+    heads: int = 4,
+    blocks: int = 2,
+    classes: int = 10,
+    dropout: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> ModelSpec:
+    """Transformer over the patches of an image, pre-norm, mean over positions: inputs [B, C, H, W], logits [B, classes].
+
+    Parameters: `(C patch^2 + 1) D + (size / patch)^2 D`, `12 D^2 + 13 D` per block, `2 D`, `(D + 1) classes`: 26,474.
+    Layers: `embed, block1, ..., norm, out`. Width axes and LoRA targets as in `transformer`.
+
+    Paper: A. Dosovitskiy, L. Beyer, A. Kolesnikov et al., "An Image is Worth 16x16 Words", 2020, arXiv 2010.11929; mean instead of a class token.
+    """
+    if width % heads or size % patch:
+        raise ScenarioError(f"patch_transformer(width={width}, heads={heads}, size={size}, patch={patch}): heads must divide width, and patch size")
+    names = [f"block{i + 1}" for i in range(blocks)]
+
+    def build() -> nn.Module:
+        parts: OrderedDict[str, nn.Module] = OrderedDict(embed=_Patches(channels, size, patch, width))
+        for name in names:
+            parts[name] = _Block(width, heads, dropout, is_causal=False)
+        parts["norm"] = nn.LayerNorm(width)
+        parts["mean"] = _Mean()
+        parts["out"] = nn.Linear(width, classes)
+        return nn.Sequential(parts)
+
+    axes: Axes = {"embed.project.weight": ("embed", None), "embed.project.bias": ("embed",), "embed.position.weight": (None, "embed")}
+    axes |= {"out.weight": (None, "embed")} | _block_axes(names, heads)
+    return _spec(build, ["embed", *names, "norm", "out"], axes, dtype, "patch_transformer")
+
+
+def text_classifier(
+    *,
+    vocabulary: int = 257,
+    context: int = 128,
+    width: int = 32,
+    heads: int = 4,
+    blocks: int = 1,
+    classes: int = 2,
+    dtype: torch.dtype = torch.float32,
+) -> ModelSpec:
+    """Transformer over the tokens of a text, pre-norm, mean over all positions (padding too): ids [B, T], T at most `context`, logits [B, classes].
+
+    Parameters: `(V + context) D`, `12 D^2 + 13 D` per block, `2 D`, `(D + 1) classes`: 25,154.
+    Layers: `embed, block1, ..., norm, out`. Width axes and LoRA targets as in `transformer`.
+    """
+    if width % heads:
+        raise ScenarioError(f"text_classifier(width={width}, heads={heads}): allowed: a width that the heads divide")
+    names = [f"block{i + 1}" for i in range(blocks)]
+
+    def build() -> nn.Module:
+        parts: OrderedDict[str, nn.Module] = OrderedDict(embed=_Embedding(vocabulary, width, context))
+        for name in names:
+            parts[name] = _Block(width, heads, 0.0, is_causal=False)
+        parts["norm"] = nn.LayerNorm(width)
+        parts["mean"] = _Mean()
+        parts["out"] = nn.Linear(width, classes)
+        return nn.Sequential(parts)
+
+    axes: Axes = {"embed.token.weight": (None, "embed"), "embed.position.weight": (None, "embed"), "out.weight": (None, "embed")}
+    return _spec(build, ["embed", *names, "norm", "out"], axes | _block_axes(names, heads), dtype, "text_classifier")

@@ -5,6 +5,7 @@ from airloom.network.cell import BlockFading, Cell
 from airloom.network.churn import AlwaysOn, Churn, Markov, TraceChurn, Without
 from airloom.network.device import Capacitance, Device, RadioEnergy, Work
 from airloom.network.link import Link
+from airloom.network.load import Idle, Load, MarkovLoad, TraceLoad
 from airloom.network.network import Network, Place
 from airloom.network.topology import Level, chain, lab, mesh, ring, star, tree, with_peers
 from airloom.network.trace import Trace
@@ -17,14 +18,18 @@ __all__ = [
     "CellPlan",
     "Churn",
     "Device",
+    "Idle",
     "Level",
     "Link",
+    "Load",
     "Markov",
+    "MarkovLoad",
     "Network",
     "Place",
     "RadioEnergy",
     "Trace",
     "TraceChurn",
+    "TraceLoad",
     "Without",
     "Work",
     "cells",

@@ -12,6 +12,7 @@ from airloom.network.check import need_non_negative, need_positive, refuse
 from airloom.network.churn import AlwaysOn, Churn
 from airloom.network.device import Device
 from airloom.network.link import Link
+from airloom.network.load import Idle, Load
 
 _NO_FACTS: Mapping[str, Any] = {}
 _SHOWN = 8  # entries of a list that a description shows
@@ -46,6 +47,7 @@ class Network:
     downlink : "unicast", "broadcast" (one transmission at the worst scheduled receiver's rate) or "free".
     framing_bytes : added to each message. detect_s : from a loss to its discovery. on_leave : whether a device's state is kept or wiped.
     capacities : bit/s of the shared resources that links name (max-min sharing).
+    load : how much slower clients compute while something else runs on them.
     unreachable : places that no band reaches; never present.
     origin : how a builder made it (JSON-able), for records.
 
@@ -65,6 +67,7 @@ class Network:
     on_leave: Literal["keep", "wipe"] = "keep"
     capacities: Mapping[str, float] = field(default_factory=dict[str, float])
     unreachable: frozenset[str] = frozenset()
+    load: Load = field(default_factory=Idle)
     origin: Mapping[str, Any] = field(default_factory=dict[str, Any])
     _root: str = field(init=False, repr=False)
     _children: dict[str, list[str]] = field(init=False, repr=False)
@@ -104,6 +107,7 @@ class Network:
         on_leave: Literal["keep", "wipe"] = "keep",
         capacities: Mapping[str, float] | None = None,
         unreachable: frozenset[str] = frozenset(),
+        load: Load | None = None,
         origin: Mapping[str, Any] | None = None,
     ) -> Network:
         """Make a network from lists; a name or a pair of places that comes twice is an error."""
@@ -125,6 +129,7 @@ class Network:
             on_leave=on_leave,
             capacities={} if capacities is None else capacities,
             unreachable=unreachable,
+            load=Idle() if load is None else load,
             origin={} if origin is None else origin,
         )
 
@@ -172,6 +177,10 @@ class Network:
     def next_change(self, name: str, after_s: float, seed: int) -> float | None:
         """Return when a place next comes or goes; None: never."""
         return self.churn.next_change(name, after_s, seed) if self._churns(name) and name not in self.unreachable else None
+
+    def slowdown(self, name: str, at_s: float, seed: int) -> float:
+        """Return the factor on the seconds of a call that starts at a time: 1 but for clients that are busy with something else."""
+        return self.load.factor(name, at_s, seed) if self.places[name].role == "client" else 1.0
 
     def _churns(self, name: str) -> bool:
         """Whether the churn is asked about a place."""
@@ -356,6 +365,7 @@ class Network:
             "cells": len(cells),
             "cell_constants": constants[:_SHOWN],
             "churn": type(self.churn).__name__,
+            "load": type(self.load).__name__,
             "downlink": self.downlink,
             "framing_bytes": self.framing_bytes,
             "detect_s": self.detect_s,

@@ -23,6 +23,7 @@ from types import MappingProxyType
 import torch
 
 from airloom.models.params import Params
+from airloom.models.step import SGD, AdamW, Optimizer
 from airloom.parts import named
 from airloom.program.method import check_fields, ranged
 
@@ -138,3 +139,15 @@ def server_optimizer(text: str) -> ServerOptimizer:
     ServerSGD(lr=1.0, momentum=0.9)
     """
     return named.make("server_optimizer", SERVER_OPTIMIZERS, text)
+
+
+LOCAL_OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType({"sgd": SGD, "adamw": AdamW})
+
+
+def local_optimizer(text: str) -> Optimizer:
+    """Make an optimizer of local steps by name, for `here.train(optimizer=...)`: `sgd(momentum=0.9)`, `adamw(weight_decay=0.0)`.
+
+    >>> local_optimizer("adamw(weight_decay=0.0)").weight_decay
+    0.0
+    """
+    return named.make("optimizer", LOCAL_OPTIMIZERS, text)

@@ -130,7 +130,9 @@ class Here:
         drawn: int,
         seed: int,
         is_dry: bool = False,
+        trainer: learn.Trainer = learn.eager,
     ) -> None:
+        self._trainer = trainer
         self._name = name
         self._device = device
         self._facts = facts
@@ -160,6 +162,12 @@ class Here:
         return self._name
 
     @property
+    def holds_data(self) -> bool:
+        """Whether the task gives this place rows of its own: whether it is a client."""
+        self._note(("holds_data", None))
+        return self._task.samples(self._name) > 0
+
+    @property
     def device(self) -> Device:
         """Compute profile of the device."""
         self._note(("device", None))
@@ -182,6 +190,11 @@ class Here:
         """The resident model of this device; ScenarioError if the scenario gives it none."""
         self._note(("name", None))
         return self._task.resident(self._name)
+
+    @property
+    def objective(self) -> Any:
+        """The task's objective, for methods that add a term to it."""
+        return self._task.objective
 
     def _own(self) -> DeviceData:
         if self._data is None:
@@ -296,6 +309,7 @@ class Here:
             objective=objective or self._task.objective,
             seed=seed,
             cost=self.spent,
+            trainer=self._trainer,
         )
         return x
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from airloom.errors import ScenarioError
+from airloom.program.codec import Codec
 from airloom.program.node import Node
 
 State = dict[str, Any]
@@ -44,9 +45,12 @@ def ranged(low: float, high: float, *, default: Any = MISSING, open_low: bool = 
     return field(default=default, metadata={"range": Range(low, high, open_low, tune)})
 
 
-def part(make: Callable[[str], Any], default: Any) -> Any:
-    """A field that takes a part (a selector, an optimizer); `make(text)` reads it from the command line."""
-    return field(default=default, metadata={"make": make})
+def part(make: Callable[[str], Any], default: Any, *, is_neutral: bool = False) -> Any:
+    """A field that takes a part (a selector, an optimizer); `make(text)` reads it from the command line.
+
+    `is_neutral`: with its default the method computes what it computed before it had the field, so older records still belong to it.
+    """
+    return field(default=default, metadata={"make": make, "is_neutral": is_neutral})
 
 
 def check_fields(thing: Any) -> None:
@@ -68,12 +72,19 @@ class Method(ABC):
     """A training method: a frozen dataclass whose fields are the paper's hyper-parameters and whose text is the algorithm box.
 
     Class facts: `paper` (who, year, identifier), `shape` (star, tree, chain, local: what the network must offer), `engines` (where the text runs).
+    `adapts`: it trains LoRA pairs, so the model must have some.
     `init`, `round` and `finish` are on the clock; state, arguments and results are trees (see `airloom.program.tree`).
+
+    Arguments:
+        codec: what clients send in place of their models (see `airloom.program.codec`); None sends them as they are. Every method has this field.
     """
 
     paper: ClassVar[str] = ""
     shape: ClassVar[str] = "star"
-    engines: ClassVar[tuple[str, ...]] = ("simulated",)
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray")  # every verb works on both
+    adapts: ClassVar[bool] = False
+
+    codec: Codec | None = field(default=None, metadata={"socket": "codec"})  # its parts are in a room below; names are resolved above
 
     def __post_init__(self) -> None:
         check_fields(self)

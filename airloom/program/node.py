@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ class Snapshot:
         up_bps, down_bps: access-hop rates, bit/s, if all present clients of the cell are served at once.
         whole_band_bps: up-link rate with the whole cell to itself, bit/s.
         cell_hz: up-link spectrum of the client's cell, Hz (0 for a wired link).
+        cell: name of that cell: clients with the same one share its spectrum ("" for a link of its own).
         speed_flops_per_s: sustained training speed (peak times efficiency).
         memory_bytes: available memory.
         samples: training rows at the device, or at all present clients below the place.
@@ -47,6 +48,7 @@ class Snapshot:
     memory_bytes: Mapping[str, float]
     samples: Mapping[str, int]
     facts: Mapping[str, Mapping[str, Any]]
+    cell: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Node(ABC):

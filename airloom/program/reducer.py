@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,10 @@ class AirSum(Reducer):
     threshold: float = 0.8
     values_per_symbol: int = 1
     is_authors_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if isnan(self.snr_db) or not (self.threshold >= 0 and isfinite(self.threshold)) or self.values_per_symbol not in (1, 2):
+            raise ScenarioError(f"{self}: allowed are snr_db a number or inf, threshold finite and >= 0, values_per_symbol 1 or 2")
 
     def __call__(self, node: Any, refs: Sequence[Ref], weights: Sequence[float] | None, *prepared: Any) -> Any:
         return node.over_the_air(self, refs)

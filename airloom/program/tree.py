@@ -7,7 +7,7 @@ few bytes of a number or a name, which ride with every message).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,20 @@ def at(tree: Any, path: Path) -> Any:
     for key in path:
         tree = tree[key]
     return tree
+
+
+def replaced(tree: Any, instead: Mapping[Path, Any], path: Path = ()) -> Any:
+    """Return the tree with other leaves at some paths.
+
+    >>> replaced({"a": [1, 2]}, {("a", 1): 3})
+    {'a': [1, 3]}
+    """
+    kind = type(tree)
+    if kind is dict:
+        return {key: replaced(value, instead, (*path, key)) for key, value in tree.items()}
+    if kind is list or kind is tuple:
+        return kind([replaced(value, instead, (*path, i)) for i, value in enumerate(tree)])
+    return instead.get(path, tree)
 
 
 def body_bytes(leaf: Any) -> int:

@@ -30,6 +30,10 @@ SUITED: Mapping[str, Mapping[str, Any]] = {
     "hfedavg": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
     "mtgc": {"local_steps": 20, "lr": 0.1, "group_rounds": 2},
     "sequential_fl": {"local_steps": 10, "lr": 0.1},
+    "ics": {"local_steps": 20, "lr": 0.3, "floor": 0.3},
+    "whale_fl": {"local_steps": 20, "lr": 0.3},
+    "heterofl": {"local_steps": 20, "lr": 0.3},
+    "fedrolex": {"local_steps": 20, "lr": 0.3},
 }
 
 
@@ -59,6 +63,8 @@ def phones(
         on_s, off_s: mean seconds that a phone stays and stays away; None: always there.
         task: data set and partition. Where the data do not suffice for 8 own samples each, phones draw from shared rows ("resample").
     """
+    if not 1 <= base_stations <= devices:
+        raise ScenarioError(f"phones(devices={devices}, base_stations={base_stations}): allowed: one station or more, a phone for each of them")
     if (on_s is None) != (off_s is None):
         raise ScenarioError(f"phones(on_s={on_s}, off_s={off_s}): give both or neither")
     churn = AlwaysOn() if on_s is None or off_s is None else Markov(on_s=on_s, off_s=off_s)

@@ -8,6 +8,7 @@
 | cifar10 | 45,000 / 5,000 / 10,000 | (3, 32, 32), standardized | none |
 | har | about 6,950 / 770 / 2,580 | (6, 128), standardized per channel | 30 subjects |
 | shakespeare | windows of 80 characters | (80,) token ids | 141 roles with at least 1,000 characters |
+| sst2, mrpc, ag_news, gsm8k, arc_easy, arc_challenge, openbookqa, boolq | see `airloom.tasks.language` | (128,) token ids, bytes + 1 | none |
 
 No file is downloaded and none is unpickled. Splits depend on the data alone, never on the seed of a run.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +32,11 @@ from numpy.typing import NDArray
 
 from airloom.clock.rng import generator
 from airloom.errors import MissingExtra, ScenarioError
+from airloom.tasks.language import TEXT_FILES, WINDOW, encoded, encoded_windows, read_texts
+from airloom.tasks.metrics import IGNORE
 from airloom.tasks.published import SOURCES, read_cifar, read_idx
 from airloom.tasks.text import Vocabulary, windows
+from airloom.tasks.tokenizer import Tokenizer, by_bytes
 
 Kind = Literal["classification", "next_token", "regression"]
 
@@ -57,12 +62,13 @@ class Dataset:
     ----------
     name : what it is called in records.
     x_train, x_validation, x_test : (n, ...) inputs: float32, or int64 token ids for `next_token`; or a dict of such arrays, one per modality.
-    y_train, y_validation, y_test : (n,) int64 labels; (n, T) int64 next tokens; (n, k) float32 values for `regression`.
+    y_train, y_validation, y_test : (n,) int64 labels; (n, T) int64 next tokens, IGNORE (-100) where none counts; (n, k) float32 values for
+        `regression`.
     classes : number of classes or tokens; 0 for `regression`.
     kind : "classification", "next_token" or "regression".
     source : one line: where it is from and how it was scaled.
     natural, natural_validation, natural_test : (n,) natural client of each row, or None.
-    vocabulary : for text, the tokens in order of their id.
+    vocabulary : for text by characters, the characters in order of their id.
 
     Raises
     ------
@@ -110,9 +116,11 @@ class Dataset:
             if self.kind != "regression":
                 if y.dtype != np.int64:
                     raise ScenarioError(f"Dataset '{self.name}', y_{part}: labels must be int64, got {y.dtype}; use y.astype('int64')")
-                if len(y) and (y.min() < 0 or y.max() >= self.classes):
+                counted = y[y != IGNORE] if self.kind == "next_token" else y
+                if len(y) and (len(counted) == 0 or counted.min() < 0 or counted.max() >= self.classes):
                     raise ScenarioError(
-                        f"Dataset '{self.name}', y_{part}: labels run from {y.min()} to {y.max()}, allowed is 0..{self.classes - 1}; "
+                        f"Dataset '{self.name}', y_{part}: labels run from {y.min()} to {y.max()}, allowed is 0..{self.classes - 1}"
+                        f"{f', and {IGNORE} for what does not count' if self.kind == 'next_token' else ''}; "
                         "renumber them or correct classes"
                     )
             if self.row_shape(part) != self.row_shape("train"):
@@ -433,21 +441,30 @@ def _har(folder: Path, limit: int | None, split_seed: int) -> Dataset:
     )
 
 
-def _shakespeare(folder: Path, limit: int | None, split_seed: int) -> Dataset:
-    """Read the roles with enough text; of each role the first 80 % is train, the next 10 % validation, the last 10 % test."""
+def _roles(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Read the text of each role, and which roles have enough of it."""
     path = _file(folder, "shakespeare", _FILES["shakespeare"][0])
     with gzip.open(path, "rt", encoding="utf-8") as file:
         roles = json.load(file)
-    texts = {role: "\n".join(speeches) for role, speeches in roles.items()}
+    # The bound counts spoken characters, without the joining line breaks, as the data note does.
+    kept = [role for role, speeches in roles.items() if sum(map(len, speeches)) >= SHAKESPEARE_MINIMUM]
+    return {role: "\n".join(speeches) for role, speeches in roles.items()}, kept
+
+
+def _cuts(length: int) -> list[tuple[int, int]]:
+    """Train, validation and test of a role's text: the first 80 %, the next 10 %, the last 10 %."""
+    ends = [0, length * 8 // 10, length * 9 // 10, length]
+    return list(pairwise(ends))
+
+
+def _shakespeare(folder: Path, limit: int | None, split_seed: int) -> Dataset:
+    """Read the roles with enough text; of each role the first 80 % is train, the next 10 % validation, the last 10 % test."""
+    texts, kept = _roles(folder)
     vocabulary = Vocabulary.of(texts.values())
     pieces: list[list[tuple[NDArray[np.int64], NDArray[np.int64], str]]] = [[], [], []]
-    for role, text in texts.items():
-        # The bound counts spoken characters, without the joining line breaks, as the data note does.
-        if sum(map(len, roles[role])) < SHAKESPEARE_MINIMUM:
-            continue
-        tokens = vocabulary.encode(text)
-        cuts = [0, len(tokens) * 8 // 10, len(tokens) * 9 // 10, len(tokens)]
-        for piece, start, end in zip(pieces, cuts, cuts[1:], strict=False):
+    for role in kept:
+        tokens = vocabulary.encode(texts[role])
+        for piece, (start, end) in zip(pieces, _cuts(len(tokens)), strict=True):
             x, y = windows(tokens[start:end], SHAKESPEARE_WINDOW)
             piece.append((x, y, role))
     parts: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
@@ -472,6 +489,49 @@ def _shakespeare(folder: Path, limit: int | None, split_seed: int) -> Dataset:
         vocabulary=vocabulary,
         source=f"tiny Shakespeare by role (at least {SHAKESPEARE_MINIMUM} characters), windows of {SHAKESPEARE_WINDOW} characters",
     )
+
+
+def load_text(name: str, tokenizer: Tokenizer, folder: str | Path | None = None, *, window: int = WINDOW, limit: int | None = None) -> Dataset:
+    """Read a set of texts with a tokenizer of one's own, such as the one that a pretrained model was made with.
+
+    Parameters
+    ----------
+    name : "shakespeare", or a set of `airloom.tasks.language`.
+    tokenizer : see `airloom.tasks.tokenizer`.
+    folder, limit : as in `load`.
+    window : tokens per row; longer texts are cut (classes: at the end, answers: at the beginning of the question, Shakespeare: into windows).
+
+    Raises
+    ------
+    ScenarioError : another name, or a file that is not there.
+    """
+    if name != "shakespeare" and name not in TEXT_FILES:
+        raise ScenarioError(f"load_text(name={name!r}): allowed are shakespeare, {', '.join(TEXT_FILES)}; for images use load")
+    where = _folder(name, folder)
+    natural: list[NDArray[Any] | None] = [None, None, None]
+    if name == "shakespeare":
+        texts, kept = _roles(where)
+        parts = encoded_windows([[(role, texts[role][slice(*_cuts(len(texts[role]))[i])]) for role in kept] for i in range(3)], tokenizer, window)
+        kind, classes = "next_token", tokenizer.size
+        xy = [(x, y) for x, y, _ in parts]
+        natural = [clients for *_, clients in parts]
+    else:
+        found = read_texts(name, lambda file: _file(where, name, file))
+        kind = found.kind
+        xy, classes = encoded(found, tokenizer, window)
+    rows = [_some(np.arange(len(y)), limit, name, i) for i, (_, y) in enumerate(xy)]
+    x, y = [x[r] for (x, _), r in zip(xy, rows, strict=True)], [y[r] for (_, y), r in zip(xy, rows, strict=True)]
+    clients = [None if ids is None else ids[r] for ids, r in zip(natural, rows, strict=True)]
+    return Dataset(
+        name=name, x_train=x[0], y_train=y[0], x_validation=x[1], y_validation=y[1], x_test=x[2], y_test=y[2], classes=classes, kind=kind,
+        natural=clients[0], natural_validation=clients[1], natural_test=clients[2],
+        source=f"{name}, tokens of '{tokenizer.name}', {window} per row",
+    )  # fmt: skip
+
+
+def _text(name: str) -> Callable[[Path, int | None, int], Dataset]:
+    """A reader of texts by bytes."""
+    return lambda folder, limit, split_seed: load_text(name, by_bytes(), folder, limit=limit)
 
 
 def _published(name: str, classes: int, mean: tuple[float, ...], std: tuple[float, ...], label_bytes: int = 0) -> Callable[..., Dataset]:
@@ -510,6 +570,7 @@ _READERS: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     "cifar10": _cifar10,
     "har": _har,
     "shakespeare": _shakespeare,
+    **{name: _text(name) for name in TEXT_FILES},
     "mnist": _published("mnist", 10, (MNIST_MEAN,), (MNIST_STD,)),
     "fashion_mnist_official": _published("fashion_mnist_official", 10, (FASHION_MEAN,), (FASHION_STD,)),
     "cifar10_official": _published("cifar10_official", 10, CIFAR_MEAN, CIFAR_STD, label_bytes=1),
@@ -522,5 +583,6 @@ _FILES: dict[str, tuple[str, ...]] = {
     "cifar10": ("images/cifar10_jpeg.npz",),
     "har": ("har/har_subjects.npz",),
     "shakespeare": ("text/shakespeare/roles.json.gz",),
+    **TEXT_FILES,
     **{name: tuple([source.file for source in sources]) for name, sources in SOURCES.items()},
 }

@@ -47,16 +47,26 @@ class Metric:
         return a > b if self.direction == "up" else a < b
 
 
+IGNORE = -100  # a label that does not count: padding, and what need not be predicted (as in torch's cross entropy)
+
+
 def _accuracy(out: Tensor, y: Tensor) -> Tensor:
     """Share of right arg-max decisions of a row: out (N, K) or (N, T, K)."""
-    hit = (out.argmax(-1) == y).to(torch.float32)
-    return hit.reshape(len(y), -1).mean(1)
+    return _mean_of_counted((out.argmax(-1) == y).to(torch.float32), y)
 
 
 def _cross_entropy(out: Tensor, y: Tensor) -> Tensor:
     """Mean cross entropy of a row, nats: out (N, K) or (N, T, K)."""
-    loss = functional.cross_entropy(out.reshape(-1, out.shape[-1]), y.reshape(-1), reduction="none")
-    return loss.reshape(len(y), -1).mean(1)
+    loss = functional.cross_entropy(out.reshape(-1, out.shape[-1]), y.reshape(-1), reduction="none", ignore_index=IGNORE)
+    return _mean_of_counted(loss, y)
+
+
+def _mean_of_counted(values: Tensor, y: Tensor) -> Tensor:
+    """Mean of a row over the labels that count; every row has one."""
+    per_row, counts = values.reshape(len(y), -1), (y != IGNORE).reshape(len(y), -1)
+    if counts.all():
+        return per_row.mean(1)
+    return (per_row * counts).sum(1) / counts.sum(1)
 
 
 def _squared_error(out: Tensor, y: Tensor) -> Tensor:

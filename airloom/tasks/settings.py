@@ -146,7 +146,7 @@ def make_task(
         natural=natural,
         personal_rows=settings.personal_rows,
         seed=seed,
-        settings=asdict(settings),
+        settings={**asdict(settings), "dataset": data.name},
     )
     if settings.partition != "vertical" or model is not None:
         task.check()
@@ -219,6 +219,9 @@ def default_model(data: Dataset) -> ModelSpec:
     shape = data.x_train.shape[1:]
     if data.kind == "next_token":
         return zoo.lstm(vocabulary=data.classes, hidden=(256,))
+    if data.x_train.dtype.kind == "i":
+        vocabulary = 1 + max(int(x.max(initial=0)) for x in (data.x_train, data.x_validation, data.x_test))
+        return zoo.text_classifier(vocabulary=vocabulary, context=shape[0], classes=data.classes)
     outputs = data.classes or data.y_train[0].size
     if len(shape) == 3 and shape[1] == shape[2] and shape[1] >= 16:
         return zoo.cnn(channels=shape[0], size=shape[1], classes=outputs)

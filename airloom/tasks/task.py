@@ -19,7 +19,7 @@ from airloom.models.objective import CrossEntropy, MeanSquaredError, NextToken, 
 from airloom.tasks import evaluate
 from airloom.tasks.datasets import Dataset
 from airloom.tasks.evaluate import as_tensors, columns_of
-from airloom.tasks.metrics import default_metrics, metric
+from airloom.tasks.metrics import IGNORE, default_metrics, metric
 from airloom.tasks.partition import statistics
 from airloom.tasks.stream import Stream
 
@@ -94,6 +94,7 @@ class DeviceData:
             if self.classes == 0:
                 raise ScenarioError(f"data of '{self.name}', counts: a regression task has no classes; use len()")
             labels = self._y.numpy()[self.ids].reshape(-1)
+            labels = labels[labels != IGNORE]
             counts = np.bincount(labels, minlength=self.classes).astype(np.int64)
             counts.flags.writeable = False
             self._counts = counts

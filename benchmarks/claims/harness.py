@@ -39,7 +39,8 @@ class Side:
 
     def describe(self) -> dict[str, Any]:
         """Name, fields that the claim gives, and all fields."""
-        return {"label": self.label, "given": dict(self.fields), **describe_method(self.with_lr(0.1))}
+        given = {name: value if isinstance(value, int | float | str | bool | None) else repr(value) for name, value in self.fields.items()}
+        return {"label": self.label, "given": given, **describe_method(self.with_lr(0.1))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +48,14 @@ class Plan:
     """How much is run.
 
     Arguments:
-        cases: names of the worlds, each with the rounds of its runs.
+        cases: names of the worlds, each with the rounds of its runs, or with another budget such as {"seconds": 600}.
         last: evaluations in the mean that a run is judged by.
         target: test accuracy to reach, for rounds and seconds; the mean of five successive evaluations counts.
         lrs: learning rates that every side tries, or one that is taken untried.
         seeds, tuning_seeds: of the final runs and of the trials.
     """
 
-    cases: Mapping[str, int]
+    cases: Mapping[str, int | Mapping[str, float]]
     last: int
     target: float
     lrs: Sequence[float]
@@ -79,9 +80,9 @@ class Outcome:
         return [row[column] for row in self.rows if row["case"] == case and row["side"] == label]
 
 
-def curve(scenario: Scenario, method: Method, rounds: int) -> list[Point]:
-    """Points of a run; none where training diverged."""
-    options = Options(executor="loop", budget={"rounds": rounds}, checkpoint_every_s=None)
+def curve(scenario: Scenario, method: Method, budget: int | Mapping[str, float]) -> list[Point]:
+    """Points of a run of so many rounds (or another budget); none where training diverged."""
+    options = Options(executor="loop", budget={"rounds": budget} if isinstance(budget, int) else budget, checkpoint_every_s=None)
     try:
         return Runner(scenario, method, scenario.seed, options, None, {}, None).run().points
     except RunFailed as failure:
@@ -95,24 +96,24 @@ def level(points: Sequence[Point], metric: str, last: int) -> float:
     return fmean(point[metric] for point in points[-last:]) if points else 0.0
 
 
-def play(world: World, sides: Sequence[Side], plan: Plan) -> Outcome:
-    """Tune every side in every case, then run it on the seeds of the plan."""
+def play(world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}) -> Outcome:
+    """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows."""
     outcome = Outcome()
-    for case, rounds in plan.cases.items():
+    for case, budget in plan.cases.items():
         for side in sides:
             lr = plan.lrs[0]
             if len(plan.lrs) > 1:
                 scores: dict[float, float] = {}
                 for tried in plan.lrs:
                     found = [
-                        level(curve(world(case, seed), side.with_lr(tried), rounds), "validation_accuracy", plan.last) for seed in plan.tuning_seeds
+                        level(curve(world(case, seed), side.with_lr(tried), budget), "validation_accuracy", plan.last) for seed in plan.tuning_seeds
                     ]
                     scores[tried] = fmean(found)
                     outcome.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
                 lr = max(scores, key=lambda tried: scores[tried])
             for seed in plan.seeds:
-                points = curve(world(case, seed), side.with_lr(lr), rounds)
-                outcome.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan)})
+                points = curve(world(case, seed), side.with_lr(lr), budget)
+                outcome.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
     return outcome
 
 

@@ -10,7 +10,10 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["hfedavg", "mtgc", "sequential_fl"])
+PAGES = ("ada_lora_is", "fedlora", "fedrolex", "flexlora", "fslora", "heterofl", "hetlora", "hfedavg", "ics", "mtgc", "sequential_fl", "whale_fl")
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_code_beside_the_algorithm_is_in_the_file(name: str) -> None:
     page = (REPOSITORY / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
     source = (REPOSITORY / "airloom" / "methods" / f"{name}.py").read_text(encoding="utf-8")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.claims import mtgc, sequential_fl
 from benchmarks.claims.harness import RECORDS, load
 
-CLAIMS: dict[str, Any] = {"mtgc": mtgc, "sequential_fl": sequential_fl}
+CLAIMS: dict[str, Any] = {
+    path.stem: importlib.import_module(f"benchmarks.claims.{path.stem}")
+    for path in sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "claims").glob("[a-z]*.py"))
+    if path.stem != "harness"
+}
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 
 
@@ -20,11 +25,22 @@ def plain(thing: Any) -> Any:
     return json.loads(json.dumps(thing))
 
 
+def belongs(side: Any, known: dict[str, Any]) -> Any:
+    """What a record of this side holds; fields that came later and are neutral by default need not be in it."""
+    described = plain(side.describe())
+    for field in fields(side.method):
+        if field.metadata.get("is_neutral") and field.name not in known["fields"] and getattr(side.with_lr(0.1), field.name) == field.default:
+            del described["fields"][field.name]
+    return described
+
+
 @pytest.mark.parametrize("name", CLAIMS)
 def test_record_belongs_to_the_present_fields(name: str) -> None:
     header, _ = load(name)
     claim = CLAIMS[name]
-    assert header["sides"] == plain([side.describe() for side in claim.SIDES]), "a field or a default has changed: run `make claims` again"
+    assert header["sides"] == [belongs(side, known) for side, known in zip(claim.SIDES, header["sides"], strict=True)], (
+        "a field or a default has changed: run `make claims` again"
+    )
     assert header["plan"] == plain(vars(claim.FULL))
     assert header["world"] == plain(claim.ABOUT)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from airloom.engines.simnode import SimNode
+from airloom.network.cell import Cell
 from airloom.network.churn import TraceChurn
 from airloom.program.here import Here
 from airloom.tasks import TaskSettings, make_task
@@ -153,3 +154,21 @@ def test_draws_come_from_the_rows_that_a_stream_shows_at_the_start_of_the_call()
         return set(node.fetch(node.call(draw, "a")).tolist())
 
     assert play(network, text, task=task).value <= set(task.data("a", 25.0).ids.tolist())
+
+
+def test_an_estimate_counts_every_byte_that_moves() -> None:
+    # the value is 1,000 bytes and a number of 8; the arguments are two numbers; 4 bytes of framing each way
+    def text(node: SimNode) -> Any:
+        foreseen = node.estimate(pair, "a", 1.0, 2.0)
+        node.fetch(node.call(pair, "a", 1.0, 2.0))
+        stamp = node.sim.stamp()
+        return (foreseen.bytes_up, foreseen.bytes_down), (stamp["bytes_up"], stamp["bytes_down"])
+
+    foreseen, moved = play(world(STAR, framing_bytes=4), text).value
+    assert foreseen == moved == (1012, 20)
+
+
+def test_a_snapshot_names_the_cells_that_clients_share() -> None:
+    cell = Cell(name="air", bandwidth_hz=40.0, sharing="tdma")
+    network = world({("a", "hub"): cell, ("b", "hub"): cell, ("c", "hub"): 1e6})
+    assert play(network, lambda node: [node.network.cell[n] for n in "abc"]).value == ["air", "air", ""]

@@ -106,6 +106,13 @@ def test_a_user_module_without_a_spec() -> None:
     assert spec.pairs == ("0", "2") and [leaf.name for leaf in spec.leaves if leaf.is_buffer] == ["1.running_mean", "1.running_var"]
 
 
+def test_a_single_linear_layer() -> None:
+    spec = lora(lambda: torch.nn.Linear(3, 2), rank=2)
+    assert spec.pairs == ("",) and spec.pair_leaves("") == ("A", "B") and spec.initial(0)[ranks(1)].spec.size == 3 + 2
+    with pytest.raises(ScenarioError, match="pair_leaves"):
+        spec.pair_leaves("out")
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [

@@ -248,3 +248,12 @@ def test_costs_add_up() -> None:
     small = Cost()
     train(zoo.mlp(inputs=20).slice(width(0.25)).meta(), Batches.stacked(images(20), 1, B), lr=0.1, cost=small)
     assert small.width == 0.25
+
+
+def test_a_batch_that_is_part_of_a_larger_one_costs_what_it_costs_alone() -> None:
+    # one of 50 steps is a view of all their rows; whoever asks first, the kept price is that of one step
+    spec, stacked = zoo.mlp(inputs=20, hidden=(7,), classes=3), Batches.stacked(images(20).rows(torch.zeros(50 * B, dtype=torch.long)), 50, B)
+    cost = Cost()
+    train(spec.meta(), Batches(stacked.x.to("meta"), stacked.y.to("meta")), lr=0.1, cost=cost)  # type: ignore[union-attr]
+    x_bytes = 4 * B * 20
+    assert cost.peak_bytes == peak_bytes(spec, images(20), CrossEntropy()) < 50 * x_bytes

@@ -13,11 +13,12 @@ from torch import nn
 
 from airloom.errors import ScenarioError
 from airloom.models import zoo
-from airloom.models.batch import Batch
+from airloom.models.batch import Batch, Batches
 from airloom.models.lora import lora
 from airloom.models.module import ModelSpec, model
+from airloom.models.objective import MeanSquaredError
 from airloom.models.submodel import Axis, Submodel, components, everything, flat, layers, neurons, ranks, rows, width
-from airloom.models.train import forward
+from airloom.models.train import forward, train
 
 MLP = zoo.mlp(inputs=3, hidden=(8, 6), classes=4)
 CNN = zoo.cnn(size=8, widths=(4, 8), hidden=6, classes=4, groups=2)
@@ -41,7 +42,7 @@ def submodels(draw: st.DrawFn, spec: ModelSpec) -> Submodel:
         start = draw(st.integers(0, len(spec.layers) - 1))
         return layers(start, draw(st.integers(start + 1, len(spec.layers))))
     if kind == "width" and spec.width_axes:
-        return width(draw(st.floats(0.01, 1.0)))
+        return width(draw(st.floats(0.01, 1.0)), start=draw(st.integers(0, 20)), is_scaled=draw(st.booleans()))
     if kind == "ranks" and spec.pairs:
         return ranks(
             {p: draw(st.sets(st.integers(0, spec.rank - 1), min_size=1)) for p in draw(st.sets(st.sampled_from(spec.pairs), min_size=1))}, 2.0
@@ -119,6 +120,43 @@ def test_narrow_widths_are_nested_in_wide_ones() -> None:
         assert held[0] < held[1] < held[2] < held[3] == set(range(spec.size))
 
 
+def test_a_width_window_starts_anywhere_and_wraps() -> None:
+    # 8 entries, half of them from 6 on: 6, 7, 0, 1; 6 entries: (6 mod 6) = 0, 1, 2
+    part = MLP.initial(0)[width(0.5, start=6)]
+    whole = MLP.initial(0).named()["hidden2.weight"]
+    assert torch.equal(part.named()["hidden2.weight"], whole[[0, 1, 2]][:, [0, 1, 6, 7]])
+    assert part.spec.width == 0.5
+    starts = [set(MLP.slice(width(0.25, start=k)).index.tolist()) for k in range(24)]
+    assert set().union(*starts) == set(range(MLP.size))  # rolled once around, every value has been there
+
+
+def test_scaled_layers_are_louder_while_they_train_only() -> None:
+    # by hand: x -> relu(2 (w1 x)) -> w2; half of two hidden units, so the scaler is 2. Loss (out - y)^2, x = 1, y = 0, w1 = 3, w2 = 1/2:
+    # out = 2 * 3 / 2 = 3; d out / d w1 = 2 * w2 = 1, d out / d w2 = 6; with lr 0.1: w1 = 3 - 0.1 * 6 * 1 = 2.4, w2 = 0.5 - 0.1 * 6 * 6 = -3.1
+    def two() -> nn.Module:
+        return nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+
+    spec = model(two, axes={"0.weight": ("h", None), "2.weight": (None, "h")}, dtype=torch.float64)
+    x = spec.params(torch.tensor([3.0, 0.0, 0.5, 0.0], dtype=torch.float64))[width(0.5, is_scaled=True)]
+    batches = Batches(torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64))
+    new, log = train(x, batches, lr=0.1, objective=MeanSquaredError())
+    assert log.loss == pytest.approx(9.0) and new.flat.tolist() == pytest.approx([2.4, -3.1])
+    assert forward(x, torch.ones(1, 1, dtype=torch.float64)).item() == 1.5  # no scaler outside training
+    plain, log = train(
+        spec.params(torch.tensor([3.0, 0.0, 0.5, 0.0], dtype=torch.float64))[width(0.5)], batches, lr=0.1, objective=MeanSquaredError()
+    )
+    assert log.loss == pytest.approx(2.25)
+    assert plain.spec.form != new.spec.form and plain.spec.index.tolist() == new.spec.index.tolist()
+    assert spec.slice(width(1.0, is_scaled=True)) == spec
+
+
+def test_layers_that_width_cuts_are_scaled_and_no_others() -> None:
+    assert MLP.slice(width(0.25, is_scaled=True)).scale == {"hidden1": 4.0, "hidden2": 4.0}
+    assert CNN.slice(width(0.5, is_scaled=True)).scale == {"block1.conv": 2.0, "block2.conv": 2.0, "hidden.linear": 2.0}
+    assert LORA.slice(ranks(2)).scale == {}
+    assert MLP.slice(width(0.5, is_scaled=True)).slice(rows("out", [1])).scale == {"hidden1": 2.0, "hidden2": 2.0}
+
+
 def test_width_of_convolutions_flattened_channels_gates_and_heads() -> None:
     # 4 -> 2 channels, 8 -> 4 channels of 2 x 2 pixels before the hidden layer of 6 -> 3
     assert shapes(CNN.slice(width(0.5))) == {
@@ -148,6 +186,12 @@ def test_a_width_slice_computes_what_the_whole_model_does_with_the_rest_at_zero(
     padded = x.zeros() | small
     inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(forward(small, inputs), forward(padded, inputs))
+
+
+def test_an_axis_that_was_cut_in_one_leaf_only_is_no_axis_any_more() -> None:
+    part = MLP.slice(rows("hidden1.weight", [0, 3]))
+    assert part.axes == {"hidden2": 6}
+    assert shapes(part.slice(width(0.5)))["hidden2.weight"] == (3, 8)
 
 
 def test_neurons_take_rows_biases_and_columns() -> None:
@@ -256,6 +300,7 @@ def test_components_of_another_container() -> None:
     [
         (lambda: width(0.0), "fraction"),
         (lambda: width(1.5), "fraction"),
+        (lambda: width(0.5, start=-1), "start"),
         (lambda: components(), "no names"),
         (lambda: ranks({}), "no pairs"),
         (lambda: ranks([1, 1]), "none twice"),

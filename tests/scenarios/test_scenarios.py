@@ -80,6 +80,17 @@ def test_lab_is_five_boards_times_four_rates() -> None:
     assert {rate for _, rate in pairs} == {80e6, 40e6, 20e6, 15e6}
 
 
+def test_lab_boards_are_busy_at_times() -> None:
+    network = lab(seed=0, free_s=40.0, busy_s=20.0).network
+    factors = [[network.slowdown(name, 10.0 * k, 0) for k in range(60)] for name in network.clients("cloud")]
+    # busy for a third of the time: 20 boards over 10 cycles of 60 s, standard error about 0.03
+    assert np.mean(np.array(factors) > 1.0) == pytest.approx(1 / 3, abs=0.09)
+    assert all(2.0 <= max(row) <= 4.0 for row in factors)
+    assert network.slowdown("cloud", 10.0, 0) == 1.0
+    with pytest.raises(ScenarioError, match=r"lab\(free_s=40.0, busy_s=None\): give both or neither"):
+        lab(seed=0, free_s=40.0)
+
+
 def test_writers_have_one_real_writer_each(data_folder: Path) -> None:
     made = writers(seed=0, devices=12, base_stations=2, task=TaskSettings(dataset="mnist_writers", partition="natural", data=str(data_folder)))
     task = made.task

@@ -73,6 +73,7 @@ def test_the_default_model_fits_each_data_set() -> None:
     assert default_model(load("digits")).size == 250_570
     mine = from_arrays("mine", np.zeros((40, 7)), np.arange(40) % 3)
     task = make_task(TaskSettings(partition="iid"), ["a", "b"], 0, dataset=mine)
+    assert task.settings["dataset"] == mine.name  # the header names the data that were used, not the default
     assert task.name == "mine" and task.evaluate(task.model.zeros())["accuracy"] == pytest.approx(1 / 3, abs=0.1)
 
 

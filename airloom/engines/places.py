@@ -1,0 +1,1035 @@
+"""Places on real machines: what one process knows of a run, whatever carries its messages.
+
+A `Peer` holds the values of its place, runs the calls and programs that are sent there, and brings values from other places when they are asked for;
+values go straight from the place that holds them to the one that asks. All bookkeeping happens on one event loop, device functions and programs run
+in threads. The driver is a peer without a place: the root's program runs there, the root's calls run at the root's own peer.
+
+The rules are those of the simulated engine: calls of one program at one place start in the order of issue, state is merged per key at a call's end,
+a part that has come is never sent again, and whoever waits for a place that left is told once.
+"""
+
+# Trees (states, arguments, results) are of any shape, so what is taken out of them has no static type.
+# pyright: strict, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from airloom.clock.rng import generator
+from airloom.engines.executors import Job, Result, run_job
+from airloom.engines.fold import fold
+from airloom.engines.measured import Tally, WallClock
+from airloom.engines.price import Pricer, Standing
+from airloom.engines.snapshot import snapshot
+from airloom.engines.wire import Wire
+from airloom.errors import AirloomError, DeviceLost, RunFailed, ScenarioError, Unsupported
+from airloom.models.params import Params
+from airloom.network.network import Network
+from airloom.program.here import Here
+from airloom.program.method import Method, Service, function_name
+from airloom.program.node import Estimate, Node, OnLoss, Snapshot
+from airloom.program.reducer import AirSum
+from airloom.program.ref import Ref
+from airloom.program.tree import Path, at, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
+from airloom.tasks.task import Task
+
+Post = Callable[[str, str, bytes], Awaitable[bytes]]  # (place, kind of message, message) -> answer; raises Unreachable
+_AGES = 2  # round boundaries that a value outlives the last state that named it
+
+
+class Unreachable(Exception):
+    """A place that a message cannot be brought to."""
+
+
+def pack(header: Mapping[str, Any], *blobs: bytes) -> bytes:
+    """One message: a JSON header and blobs.
+
+    >>> unpack(pack({"a": 1}, b"x", b"yz"))
+    ({'a': 1}, [b'x', b'yz'])
+    """
+    text = json.dumps([header, [len(blob) for blob in blobs]]).encode()
+    return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
+
+
+def unpack(message: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """Header and blobs of a message."""
+    start = 4 + int.from_bytes(message[:4], "little")
+    header, sizes = json.loads(message[4:start])
+    blobs: list[bytes] = []
+    for size in sizes:
+        blobs.append(message[start : start + size])
+        start += size
+    return header, blobs
+
+
+class PlaceRef(Ref):
+    """Names a part of a value by the value's number, the place where it is and a path."""
+
+    __slots__ = ("id", "path", "peer", "where")
+
+    def __init__(self, peer: Peer, id: str, where: str, path: Path = ()) -> None:
+        self.peer = peer
+        self.id = id
+        self.where = where
+        self.path = path
+
+    def __getitem__(self, key: Any) -> PlaceRef:
+        return PlaceRef(self.peer, self.id, self.where, (*self.path, key))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PlaceRef) and other.id == self.id and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.path))
+
+    def __repr__(self) -> str:
+        return f"Ref({self.id} at '{self.where}'{''.join(f'[{key!r}]' for key in self.path)})"
+
+    @property
+    def place(self) -> str:
+        return self.where
+
+    @property
+    def started_s(self) -> float | None:
+        return self.peer.item(self.id, self.where).started_s
+
+    @property
+    def made_s(self) -> float | None:
+        return self.peer.item(self.id, self.where).made_s
+
+    @property
+    def arrived_s(self) -> float | None:
+        item = self.peer.item(self.id, self.where)
+        held = item.find(self.path)
+        return None if held is None else item.arrived_s[held]
+
+
+class Item:
+    """A value as one process knows it: whole where it was made, the parts that have come elsewhere."""
+
+    __slots__ = ("age", "arrived_s", "error", "id", "label", "leaves", "lost", "made", "made_s", "parts", "place", "started_s", "trees")
+
+    def __init__(self, id: str, place: str) -> None:
+        self.id = id
+        self.place = place
+        self.label = "put"
+        self.age = 0
+        self.lost: str | None = None
+        self.error: str | None = None
+        self.started_s: float | None = None
+        self.made_s: float | None = None
+        self.made: asyncio.Future[None] | None = None  # where it is made
+        self.parts: dict[Path, asyncio.Future[None]] = {}  # asked for, where it is not made
+        self.trees: dict[Path, Any] = {}  # parts that are here
+        self.leaves: dict[Path, Any] = {}  # leaves that have come from elsewhere
+        self.arrived_s: dict[Path, float] = {}
+
+    def find(self, path: Path) -> Path | None:
+        """The shortest part here that holds a path."""
+        for depth in range(len(path) + 1):
+            if path[:depth] in self.trees:
+                return path[:depth]
+        return None
+
+
+class Called:
+    """A call at its place, from arrival to end."""
+
+    __slots__ = ("args", "drawn", "fn", "header", "is_ready", "message", "started", "started_s", "state")
+
+    def __init__(self, header: dict[str, Any], message: bytes, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.header = header
+        self.message = message
+        self.fn = fn
+        self.args = args
+        self.is_ready = False
+        self.drawn: int | None = None  # samples that it draws, if that is known before its end
+        self.started = 0
+        self.started_s = 0.0
+        self.state: dict[str, Any] = {}
+
+
+class Queue:
+    """A program's calls at one resource, in the order of issue; None marks one that will never run."""
+
+    __slots__ = ("calls", "next")
+
+    def __init__(self, next: int = 0) -> None:
+        self.next = next
+        self.calls: dict[int, Called | None] = {}
+
+
+class Lane:
+    """A resource of the place's device: free slots, the programs' queues, and calls that are ready."""
+
+    __slots__ = ("fillers", "free", "queues", "ready")
+
+    def __init__(self, slots: int) -> None:
+        self.free = slots
+        self.queues: dict[str, Queue] = {}
+        self.ready: list[tuple[int, Called]] = []
+        self.fillers: list[tuple[int, int, Called]] = []
+
+
+class Peer:
+    """One process's part in a run.
+
+    Arguments:
+        network, task, method, seed: of the run; every process builds its own.
+        post: brings a message to a place and its answer back.
+        home: the place that lives here; None for the driver.
+        epoch: how often the place has left.
+    """
+
+    def __init__(
+        self, network: Network, task: Task, method: Method | Service, seed: int, post: Post, home: str | None, epoch: int = 0
+    ) -> None:  # fmt: skip
+        self.network = network
+        self.task = task
+        self.method = method
+        self.seed = seed
+        self.post = post
+        self.home = home
+        self.epoch = epoch
+        self.name = home or network.root
+        self.loop = asyncio.get_running_loop()
+        self.clock = WallClock()
+        self.tally = Tally(network)
+        residents = [value.spec for value in task.residents.values() if isinstance(value, Params)]
+        self.wire = Wire(method, [task.model, *residents], write_ref=_write_ref, read_ref=self._read_ref)
+        self.pricer = Pricer(task, seed)
+        self.items: dict[str, Item] = {}
+        self.dropped: set[str] = set()
+        self.absent: dict[str, None] = dict.fromkeys(network.unreachable)
+        self.epochs: dict[str, int] = {}  # of other places, where not 0
+        self.calls: dict[str, Called] = {}  # unfinished ones
+        self.running: dict[str, Called] = {}
+        self.lanes: dict[str, Lane] = {}
+        self.programs: dict[str, None] = {}
+        self.state: dict[str, Any] = {}
+        self.written: dict[str, int] = {}
+        self.drawn = 0
+        self.number = 0
+        self.lines: list[dict[str, Any]] = []  # what was measured since it was last asked for
+        self.reports: list[bytes] = []
+        self.error: str | None = None
+        self.tasks: set[asyncio.Task[Any]] = set()
+        slots = 1 if home is None else sum(network.places[home].device.slots.values())
+        self.threads = ThreadPoolExecutor(slots + 4, thread_name_prefix="call")
+
+    # --- values -----------------------------------------------------------------------------------------------------------------------
+
+    def item(self, id: str, place: str) -> Item:
+        """What is known here of a value."""
+        item = self.items.get(id)
+        if item is None:
+            item = self.items[id] = Item(id, place)
+        if item.made is None and place == self.home:
+            item.made = self.loop.create_future()
+        return item
+
+    def make(self, item: Item, value: Any, label: str, started_s: float) -> None:
+        """A value exists here from now on."""
+        item.trees[()] = value
+        item.label, item.started_s, item.made_s = label, started_s, self.clock.now_s()
+        item.arrived_s[()] = item.made_s
+        assert item.made is not None
+        if not item.made.done():
+            item.made.set_result(None)
+
+    async def put(self, id: str, blob: bytes) -> None:
+        """Hold a value that a program of this place has put."""
+        assert self.home is not None
+        self.make(self.item(id, self.home), self.wire.decode(blob), "put", self.clock.now_s())
+
+    def lose(self, item: Item, device: str, error: str | None = None) -> None:
+        """A value will never come; tell whoever waits."""
+        if item.lost is not None or (item.made is not None and item.made.done()):
+            return
+        item.lost, item.error = device, error
+        for future in (*item.parts.values(), *([item.made] if item.made is not None else [])):
+            if not future.done():
+                _fail(future, RunFailed(error) if error is not None else DeviceLost(device))
+
+    def want(self, refs: Sequence[PlaceRef]) -> list[asyncio.Future[None]]:
+        """Ask for values to come here; parts of one value that are asked for together are one message."""
+        found: list[asyncio.Future[None]] = []
+        fresh: dict[str, list[Path]] = {}
+        for ref in refs:
+            item = self.item(ref.id, ref.where)
+            if item.made is not None:
+                found.append(item.made)
+                continue
+            known = [item.parts[ref.path[:depth]] for depth in range(len(ref.path) + 1) if ref.path[:depth] in item.parts]
+            if known:
+                found.append(known[0])
+                continue
+            future = item.parts[ref.path] = self.loop.create_future()
+            found.append(future)
+            if item.lost is not None or ref.where in self.absent:
+                item.lost = item.lost or ref.where
+                _fail(future, RunFailed(item.error) if item.error is not None else DeviceLost(item.lost))
+            else:
+                fresh.setdefault(ref.id, []).append(ref.path)
+        for id, paths in fresh.items():
+            self.spawn(self._ask(self.items[id], paths))
+        return found
+
+    def _query(self, item: Item, paths: list[Path], have: list[Path]) -> bytes:
+        header = {"id": item.id, "place": item.place, "paused_s": self.clock.paused_s}
+        return pack(header, self.wire.encode([paths, have]))
+
+    async def _ask(self, item: Item, paths: list[Path]) -> None:
+        """Bring parts of a value here. The driver asks at the root's own peer, so that what has come to the root has come once."""
+        asked_s = self.clock.now_s()
+        try:
+            answer = await self.post(item.place if self.home is not None else self.name, "ask", self._query(item, paths, list(item.leaves)))
+        except Unreachable:
+            self.lose(item, item.place)
+            return
+        arrived_s = self.clock.now_s()
+        header, blobs = unpack(answer)
+        if "lost" in header:
+            self.lose(item, header["lost"], header["error"])
+            return
+        item.label, item.started_s, item.made_s = header["label"], header["started_s"], header["made_s"]
+        size = 0
+        for path, tree in zip(paths, self.wire.decode(blobs[0]), strict=True):
+            size += _take(item, path, tree)
+            item.arrived_s[path] = arrived_s
+        if self.home is not None:
+            self._note(item.place, self.name, item.label, "value", size, len(answer), max(asked_s, header["sent_s"]), arrived_s)
+        for path in paths:
+            future = item.parts[path]
+            if not future.done():
+                future.set_result(None)
+
+    async def peek(self, ref: PlaceRef) -> Any:
+        """A value from wherever it is, off the clock: it is not charged and has not come here."""
+        item = self.item(ref.id, ref.where)
+        if item.find(ref.path) is None:
+            header, blobs = unpack(await self.post(ref.where, "ask", self._query(item, [ref.path], [])))
+            if "lost" in header:
+                raise RunFailed(header["error"]) if header["error"] is not None else DeviceLost(header["lost"])
+            return self.wire.decode(blobs[0])[0]
+        return self.value(ref)
+
+    async def answer(self, query: bytes) -> bytes:
+        """Answer another peer that asks for parts of a value that is made here, or brought here for the driver."""
+        header, blobs = unpack(query)
+        self.clock.hear(header["paused_s"])
+        paths, have = self.wire.decode(blobs[0])
+        assert self.home is not None
+        if header["id"] in self.dropped:
+            error = f"Ref {header['id']} at '{self.home}': no state has named it for {_AGES} rounds; keep it in State"
+            return pack({"lost": self.home, "error": error})
+        item = self.item(header["id"], header["place"])
+        refs = [PlaceRef(self, item.id, item.place, tuple(path)) for path in paths]
+        try:
+            for future in self.want(refs):
+                await asyncio.shield(future)
+        except DeviceLost as error:
+            return pack({"lost": error.device, "error": None})
+        except RunFailed as error:
+            return pack({"lost": self.home, "error": str(error)})
+        sent_s = self.clock.now_s()
+        known = set(map(tuple, have))
+        trees: list[Any] = []
+        for ref in refs:
+            try:
+                trees.append(_without(self.value(ref), ref.path, known))
+            except (KeyError, IndexError, TypeError):
+                return pack({"lost": self.home, "error": f"Ref of {item.label}: got part {list(ref.path)!r}, which its value does not have"})
+        try:
+            blob = self.wire.encode(trees)
+        except AirloomError as error:
+            return pack({"lost": self.home, "error": f"value of {item.label} at '{self.home}': {error}"})
+        return pack({"label": item.label, "started_s": item.started_s, "made_s": item.made_s, "sent_s": sent_s}, blob)
+
+    def value(self, ref: PlaceRef) -> Any:
+        """A value that is here."""
+        item = self.items[ref.id]
+        held = item.find(ref.path)
+        assert held is not None
+        return at(item.trees[held], ref.path[len(held) :])
+
+    def _note(self, source: str, target: str, label: str, kind: str, size: int, wire_bytes: int, sent_s: float, arrived_s: float) -> None:
+        """A message has come."""
+        seconds = max(arrived_s - sent_s, 0.0)
+        self.tally.message(source, target, size, seconds)
+        self.lines.append(
+            {
+                "kind": kind, "from": source, "to": target, "function": label, "bytes": size, "wire_bytes": wire_bytes, "sent_s": sent_s,
+                "seconds": seconds,
+            }
+        )  # fmt: skip
+
+    def _read_ref(self, tree: Any) -> PlaceRef:
+        id, where, path = tree
+        return PlaceRef(self, id, where, tuple(path))
+
+    # --- presence ---------------------------------------------------------------------------------------------------------------------
+
+    def left(self, place: str) -> None:
+        """A place is gone: whoever waits for something of it is told."""
+        if place in self.absent:
+            return
+        self.absent[place] = None
+        for item in list(self.items.values()):
+            if item.place == place and item.place != self.home:
+                self.lose(item, place)
+
+    def came(self, place: str, epoch: int) -> None:
+        """A place is there again."""
+        self.absent.pop(place, None)
+        self.epochs[place] = epoch
+
+    def reset(self, epoch: int, *, is_wiped: bool) -> None:
+        """This place was given up and is taken back: what ran here is over."""
+        self.epoch = epoch
+        for item in list(self.items.values()):
+            self.lose(item, self.name)
+        for table in (self.items, self.calls, self.running, self.lanes, self.programs, self.written):
+            table.clear()
+        self.reports.clear()
+        if is_wiped:
+            self.state.clear()
+
+    # --- calls that come --------------------------------------------------------------------------------------------------------------
+
+    def accept(self, message: bytes) -> bytes:
+        """Take a call or a program that is to run here."""
+        header, blobs = unpack(message)
+        assert self.home is not None
+        self.clock.hear(header["paused_s"])
+        if header["epoch"] != self.epoch:
+            return pack({"lost": self.home})
+        item = self.item(header["id"], self.home)
+        fn = self.wire.functions.named(header["fn"], header["owner"])
+        args = tuple([arg for blob in blobs for arg in self.wire.decode(blob)])
+        call = Called(header, message, fn, args)
+        self.calls[header["id"]] = call
+        item.label = header["fn"]
+        if header["by"] != self.home:
+            sizes = [(body_bytes(leaf), leaf) for _, leaf in leaves(args)]
+            body = sum([size for size, _ in sizes if size >= 0])
+            control = sum([control_bytes(leaf) for size, leaf in sizes if size < 0])
+            if not body and any([isinstance(leaf, Ref) for _, leaf in sizes]):
+                control = 0
+            self._note(header["by"], self.home, header["fn"], "arguments", body + control, len(message), header["sent_s"], self.clock.now_s())
+        lane = self._lane(header)
+        if lane is not None and header["seq"] is not None:
+            lane.queues.setdefault(header["program"], Queue()).calls[header["seq"]] = call
+        self.spawn(self._prepare(call))
+        return pack({})
+
+    def _lane(self, header: Mapping[str, Any]) -> Lane | None:
+        on = header["on"]
+        if on is None or header["is_program"]:
+            return None
+        if on not in self.lanes:
+            self.lanes[on] = Lane(self.network.places[self.name].device.slots[on])
+        return self.lanes[on]
+
+    async def _prepare(self, call: Called) -> None:
+        """Bring a call's arguments here, then let it wait for its turn."""
+        refs: list[PlaceRef] = [leaf for _, leaf in leaves(call.args) if isinstance(leaf, PlaceRef)]
+        epoch, header = self.epoch, call.header
+        try:
+            for future in self.want(refs):
+                await asyncio.shield(future)
+        except (DeviceLost, RunFailed) as error:
+            if epoch == self.epoch:
+                self._drop(call, error)
+            return
+        if epoch != self.epoch:
+            return
+        call.args = map_leaves(lambda leaf: self.value(leaf) if isinstance(leaf, PlaceRef) else leaf, call.args)
+        call.is_ready = True
+        lane = self._lane(header)
+        if header["is_program"]:
+            self._start_program(call)
+        elif lane is None:
+            self._start(call, None)
+        elif header["priority"] < 0:
+            self.number += 1
+            heappush(lane.fillers, (-header["priority"], self.number, call))
+            self._try_start(lane)
+        else:
+            self._advance(lane, lane.queues[header["program"]])
+            self._try_start(lane)
+
+    def _drop(self, call: Called, error: DeviceLost | RunFailed) -> None:
+        """A call will never get its arguments."""
+        header = call.header
+        self.calls.pop(header["id"], None)
+        device = error.device if isinstance(error, DeviceLost) else self.name
+        self.lose(self.item(header["id"], self.name), device, None if isinstance(error, DeviceLost) else str(error))
+        lane = self._lane(header)
+        if lane is not None and header["seq"] is not None:
+            queue = lane.queues[header["program"]]
+            queue.calls[header["seq"]] = None
+            self._advance(lane, queue)
+            self._try_start(lane)
+
+    def _advance(self, lane: Lane, queue: Queue) -> None:
+        """The oldest unstarted call of a program may be ready now."""
+        while queue.next in queue.calls and queue.calls[queue.next] is None:
+            del queue.calls[queue.next]
+            queue.next += 1
+        call = queue.calls.get(queue.next)
+        if call is not None and call.is_ready:
+            del queue.calls[queue.next]
+            queue.next += 1
+            self.number += 1
+            heappush(lane.ready, (self.number, call))
+
+    def _try_start(self, lane: Lane) -> None:
+        """Start calls while slots are free: in order of readiness, fillers last."""
+        while lane.free and (lane.ready or lane.fillers):
+            if lane.ready:
+                _, call = heappop(lane.ready)
+                lane.free -= 1
+                self._start(call, lane)
+                self._advance(lane, lane.queues[call.header["program"]])
+            else:
+                lane.free -= 1
+                self._start(heappop(lane.fillers)[2], lane)
+
+    def _start(self, call: Called, lane: Lane | None) -> None:
+        """Run a device function in a thread; the end comes back to the loop."""
+        header = call.header
+        for other in self.running.values():  # calls side by side draw one after the other, so the draws must be known now
+            if other.drawn is None:
+                other.drawn = self._draws(other)
+                self.drawn += other.drawn
+        self.number += 1
+        call.started, call.started_s, call.state = self.number, self.clock.now_s(), dict(self.state)
+        before = self.drawn
+        if self.running:
+            call.drawn = self._draws(call)
+            self.drawn += call.drawn
+        self.running[header["id"]] = call
+        job = Job(0, call.fn, header["fn"], self.name, call.args, call.state, before, call.started_s)
+        epoch = self.epoch
+
+        def run() -> tuple[Result, float]:
+            began_s = time.monotonic()
+            result = run_job(job, self.network, self.task, self.seed)
+            return result, time.monotonic() - began_s
+
+        def ended(future: asyncio.Future[tuple[Result, float]]) -> None:
+            if epoch == self.epoch:
+                self._end(call, lane, *future.result())
+
+        self.loop.run_in_executor(self.threads, run).add_done_callback(ended)
+
+    def _draws(self, call: Called) -> int:
+        """Samples that a call draws, from a dry run."""
+        sig = ((call.header["fn"], call.header["owner"]), signature(call.args))
+        price = self.pricer.price(call.fn, sig, call.args, self._standing(call.state), call.started_s)
+        if price is None:
+            raise ScenarioError(
+                f"{call.header['fn']} at '{self.name}': its draws depend on values, so it cannot run beside another call; use on='cpu'"
+            )
+        return price.drawn
+
+    def _standing(self, state: Mapping[str, Any]) -> Standing:
+        """This place with a state, for prices."""
+        place = self.network.places[self.name]
+        shadow = {key: (signature(value), map_leaves(to_meta, value), 0) for key, value in state.items()}
+        return Standing(self.name, place.device, place, shadow, self.drawn)
+
+    def _end(self, call: Called, lane: Lane | None, result: Result, seconds: float) -> None:
+        """A device function has returned: merge its state, make its value, start the next."""
+        header = call.header
+        id = header["id"]
+        del self.running[id]
+        self.calls.pop(id, None)
+        item = self.item(id, self.name)
+        self.tally.work(self.name, header["on"], seconds, result.spent)
+        clash = [key for key in result.changes if self.written.get(key, 0) > call.started]
+        if result.error is not None or clash:
+            what = (
+                f"{type(result.error).__name__}: {result.error}" if result.error is not None else f"two overlapping calls wrote state[{clash[0]!r}]"
+            )
+            self.error = f"{header['fn']} at device '{self.name}', issued at {header['made_at']}: {what}"
+            self.lose(item, self.name, self.error)
+        else:
+            self.state.update(result.changes)
+            self.number += 1
+            self.written.update(dict.fromkeys(result.changes, self.number))
+            spent = result.spent
+            assert spent is not None
+            if call.drawn is None:
+                self.drawn += spent.drawn
+            elif call.drawn != spent.drawn:
+                self.error = f"{header['fn']} at '{self.name}': predicted {call.drawn} draws, found {spent.drawn}"
+            work = spent.work
+            self.lines.append(
+                {
+                    "kind": "call", "place": self.name, "function": header["fn"], "on": header["on"], "flops": work.flops, "steps": work.steps,
+                    "samples": work.samples, "width": work.width, "started_s": call.started_s, "seconds": seconds,
+                }
+            )  # fmt: skip
+            self.make(item, result.value, header["fn"], call.started_s)
+        if lane is not None:
+            lane.free += 1
+            self._try_start(lane)
+
+    def _start_program(self, call: Called) -> None:
+        """Run a program's text in a thread of its own."""
+        header = call.header
+        id, epoch = header["id"], self.epoch
+        item = self.item(id, self.name)
+        self.programs[id] = None
+        node = PlaceNode(self, self.name, id)
+        started_s = self.clock.now_s()
+
+        def over(value: Any, error: BaseException | None) -> None:
+            if epoch != self.epoch:
+                return
+            self.programs.pop(id, None)
+            self.calls.pop(id, None)
+            if isinstance(error, DeviceLost):
+                self.lose(item, error.device)
+            elif error is not None:
+                self.error = f"{header['fn']} at '{self.name}': {error if isinstance(error, RunFailed) else f'{type(error).__name__}: {error}'}"
+                self.lose(item, self.name, self.error)
+            else:
+                self.make(item, value, header["fn"], started_s)
+
+        def text() -> None:
+            value, error = None, None
+            try:
+                value = call.fn(node, *call.args)
+            except BaseException as caught:
+                error = caught
+            self.loop.call_soon_threadsafe(over, value, error)
+
+        threading.Thread(target=text, name=id, daemon=True).start()
+
+    def warm_up(self) -> None:
+        """Load data and libraries with one step of training that leaves no trace, so that the first call does not pay for them."""
+        if self.home is None or self.home not in self.task.shards or not isinstance(self.method, Method):
+            return
+        job = Job(0, _one_step, "warm up", self.home, (self.task.model.initial(self.seed),), {}, 0, 0.0)
+        run_job(job, self.network, self.task, self.seed)  # what cannot be trained so is loaded by the first call
+
+    # --- what the driver asks ---------------------------------------------------------------------------------------------------------
+
+    def settle(self, live: Sequence[str] | None) -> bytes:
+        """Tell what was measured since the last time; with `live`, drop values that no state has named for two rounds."""
+        refs: dict[str, None] = {}
+        if live is not None:
+            named = set(live)
+            for call in self.calls.values():
+                named.update([leaf.id for _, leaf in leaves(call.args) if isinstance(leaf, PlaceRef)])
+            for id, item in list(self.items.items()):
+                item.age = 0 if id in named else item.age + 1
+                if item.age >= _AGES and id not in self.calls and all([future.done() for future in item.parts.values()]):
+                    del self.items[id]
+                    if item.place == self.home:
+                        self.dropped.add(id)
+                elif () in item.trees:
+                    refs.update(dict.fromkeys([leaf.id for _, leaf in leaves(item.trees[()]) if isinstance(leaf, PlaceRef)]))
+        told = {
+            "tally": self.tally.as_json(), "lines": self.lines, "programs": len(self.programs), "error": self.error, "drawn": self.drawn,
+            "refs": list(refs),
+        }  # fmt: skip
+        answer = pack(told, *self.reports)
+        self.lines, self.reports = [], []
+        return answer
+
+    def freeze(self) -> bytes:
+        """State, values and unfinished calls of this place."""
+        blobs = [self.wire.encode(self.state)]
+        kept: list[dict[str, Any]] = []
+        for id, item in self.items.items():
+            if item.place == self.home and item.made_s is not None:
+                try:
+                    blobs.append(self.wire.encode(item.trees[()]))
+                except Unsupported:  # a Tape: it stays here and ends with the process
+                    continue
+                kept.append({"id": id, "label": item.label, "started_s": item.started_s, "made_s": item.made_s})
+        lanes = {on: {program: queue.next for program, queue in lane.queues.items()} for on, lane in self.lanes.items()}
+        for call in self.calls.values():  # it will run again, from its start
+            header = call.header
+            if header["seq"] is not None:
+                lanes[header["on"]][header["program"]] = min(lanes[header["on"]][header["program"]], header["seq"])
+            blobs.append(call.message)
+        drawn = self.drawn - sum([call.drawn or 0 for call in self.running.values()])
+        return pack({"drawn": drawn, "items": kept, "lanes": lanes, "calls": len(self.calls)}, *blobs)
+
+    def thaw(self, frozen: bytes) -> None:
+        """Be what `freeze` wrote down."""
+        assert self.home is not None
+        header, (state, *blobs) = unpack(frozen)
+        self.state, self.drawn = self.wire.decode(state), header["drawn"]
+        for kept, blob in zip(header["items"], blobs):
+            item = self.item(kept["id"], self.home)
+            self.make(item, self.wire.decode(blob), kept["label"], kept["started_s"])
+        for on, queues in header["lanes"].items():
+            lane = self._lane({"on": on, "is_program": False})
+            assert lane is not None
+            lane.queues.update({program: Queue(next) for program, next in queues.items()})
+        for message in blobs[len(header["items"]) :]:
+            own, parts = unpack(message)
+            self.accept(pack({**own, "epoch": self.epoch, "by": self.home}, *parts))  # its message was charged before
+
+    async def estimate(self, message: bytes) -> bytes:
+        """Price a call that is not made."""
+        header, (blob,) = unpack(message)
+        fn = self.wire.functions.named(header["fn"], header["owner"])
+        args = self.wire.decode(blob)
+        refs: list[PlaceRef] = [leaf for _, leaf in leaves(args) if isinstance(leaf, PlaceRef)]
+        for future in self.want(refs):
+            await asyncio.shield(future)
+        values = map_leaves(lambda leaf: self.value(leaf) if isinstance(leaf, PlaceRef) else leaf, args)
+        sig = ((header["fn"], header["owner"]), signature(values))
+        price = self.pricer.price(fn, sig, tuple(values), self._standing(self.state), self.clock.now_s())
+        if price is None:
+            return pack({"estimate": None})
+        framing = self.network.framing_bytes
+        down = sum([max(body_bytes(leaf), 0) for _, leaf in leaves(args)])
+        up = sum([body for _, body, _ in price.leaves if body >= 0])
+        seconds, _ = price.at(self.network.places[self.name].device)
+        return pack({"estimate": [price.flops, seconds, up + framing if up else 0, down + framing if down else 0, price.peak_bytes]})
+
+    # --- threads and the loop ---------------------------------------------------------------------------------------------------------
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Let something happen on the loop; what it raises is this peer's error."""
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.error = self.error or f"at '{self.name}': {type(error).__name__}: {error}"
+
+    def sync(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Do something on the loop and wait for it, from a program's thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    async def wait(self, refs: Sequence[PlaceRef], need: int, timeout_s: float | None) -> tuple[list[int], list[int]]:
+        """Wait until `need` of the values are here or can no longer come; indices of those that came (in order) and of the lost ones."""
+        arrived: list[int] = []
+        lost: list[int] = []
+        errors: list[RunFailed] = []
+        changed = asyncio.Event()
+
+        def done(i: int, future: asyncio.Future[None]) -> None:
+            error = future.exception()
+            if error is None:
+                arrived.append(i)
+            elif isinstance(error, DeviceLost):
+                lost.append(i)
+            else:
+                errors.append(error if isinstance(error, RunFailed) else RunFailed(str(error)))
+            changed.set()
+
+        futures = self.want(refs)
+        there = [(i, f) for i, f in enumerate(futures) if f.done()]
+        there.sort(key=lambda pair: (refs[pair[0]].arrived_s or 0.0, [int(part) for part in refs[pair[0]].id.split(".")]))
+        for i, future in there:
+            done(i, future)
+        callbacks: list[tuple[asyncio.Future[None], Callable[[asyncio.Future[None]], None]]] = []
+        for i, future in enumerate(futures):
+            if not future.done():
+                callback: Callable[[asyncio.Future[None]], None] = lambda f, i=i: done(i, f)  # noqa: E731
+                future.add_done_callback(callback)
+                callbacks.append((future, callback))
+        ends_s = None if timeout_s is None else self.loop.time() + timeout_s
+        try:
+            while len(arrived) < need and len(arrived) + len(lost) < len(refs) and not errors:
+                changed.clear()
+                left_s = None if ends_s is None else ends_s - self.loop.time()
+                if left_s is not None and left_s <= 0:
+                    break
+                try:
+                    await asyncio.wait_for(changed.wait(), left_s)
+                except TimeoutError:
+                    break
+        finally:
+            for future, callback in callbacks:
+                future.remove_done_callback(callback)
+        if errors:
+            raise errors[0]
+        return arrived, lost
+
+
+class PlaceNode(Node):
+    """A program's handle on its place, on real machines. Its verbs are called in the program's own thread."""
+
+    def __init__(self, peer: Peer, name: str, id: str, on_report: Callable[[Any, Any, dict[str, Any]], None] | None = None) -> None:
+        self.peer = peer
+        self.place = name
+        self.id = id
+        self.epoch = peer.epoch
+        self.number = 0
+        self.sequences: dict[tuple[str, int, str], int] = {}
+        self.on_report = on_report
+
+    @property
+    def name(self) -> str:
+        return self.place
+
+    @property
+    def now_s(self) -> float:
+        return self.peer.clock.now_s()
+
+    def _present(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name not in self.peer.absent]
+
+    @property
+    def children(self) -> list[str]:
+        return self._present(self.peer.network.children(self.place))
+
+    @property
+    def neighbors(self) -> list[str]:
+        return self._present(self.peer.network.neighbors(self.place))
+
+    @property
+    def clients(self) -> list[str]:
+        return self._present(self.peer.network.clients(self.place))
+
+    @property
+    def network(self) -> Snapshot:
+        peer = self.peer
+        return snapshot(peer.network, peer.task, peer.seed, self.place, self.now_s, lambda name: name not in peer.absent)
+
+    def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
+        peer = self.peer
+        name, owner = peer.wire.functions.name_of(fn)
+        message = pack({"fn": name, "owner": owner}, peer.wire.encode(args))
+        answer = peer.sync(peer.estimate(message) if where == peer.home else _reached(peer.post(where, "estimate", message), where))
+        found = unpack(answer)[0]["estimate"]
+        if found is None:
+            raise ScenarioError(f"node.estimate({name}): its work depends on values, so it has no price before it runs; declare it with here.cost")
+        return Estimate(*found)
+
+    # --- issuing ----------------------------------------------------------------------------------------------------------------------
+
+    def _issue(
+        self, fn: Callable[..., Any], where: Sequence[str], args: tuple[Any, ...], each: Sequence[Sequence[Any]], on: str | None, priority: int,
+        share_hz: Sequence[float] | None, is_program: bool = False,
+    ) -> list[Ref]:  # fmt: skip
+        peer = self.peer
+        if each and len(each) != len(where):
+            raise ScenarioError(f"map(each=...): got {len(each)} entries for {len(where)} places; allowed is one entry per place")
+        if share_hz is not None:
+            raise Unsupported("map(share_hz=...): got shares of a band; real links share themselves; use the simulated engine, or leave it out")
+        if self.epoch != peer.epoch:
+            raise DeviceLost(self.place)
+        name, owner = peer.wire.functions.name_of(fn)
+        shared = peer.wire.encode(args) if args else None
+        refs: list[Ref] = []
+        for i, place in enumerate(where):
+            if place not in peer.network.places:
+                some = ", ".join(list(peer.network.places)[:3])
+                raise ScenarioError(f"{function_name(fn)}: got place {str(place)!r}; allowed are the network's places (such as {some})")
+            slots = peer.network.places[place].device.slots
+            if on is not None and on not in slots and not is_program:
+                raise ScenarioError(f"call(on={on!r}) at '{place}': its device has {sorted(slots)}; use one of these, or declare Device(slots=...)")
+            self.number += 1
+            ref = PlaceRef(peer, f"{self.id}.{self.number}", place)
+            refs.append(ref)
+            if place in peer.absent:
+                peer.loop.call_soon_threadsafe(lambda ref=ref: peer.lose(peer.item(ref.id, ref.where), ref.where))
+                continue
+            epoch = peer.epoch if place == peer.home else peer.epochs.get(place, 0)
+            sequence = None
+            if on is not None and priority >= 0 and not is_program:
+                sequence = self.sequences.get((place, epoch, on), 0)
+                self.sequences[place, epoch, on] = sequence + 1
+            header = {
+                "id": ref.id, "fn": name, "owner": owner, "program": self.id, "seq": sequence, "on": on, "priority": priority, "by": self.place,
+                "epoch": epoch, "is_program": is_program, "sent_s": self.now_s, "paused_s": peer.clock.paused_s, "made_at": _caller(),
+            }  # fmt: skip
+            own = [peer.wire.encode(tuple(each[i]))] if each else []
+            message = pack(header, *([shared] if shared is not None else []), *own)
+            if place == peer.home:
+                peer.loop.call_soon_threadsafe(peer.accept, message)
+            else:
+                peer.loop.call_soon_threadsafe(lambda ref=ref, message=message: peer.spawn(self._deliver(ref, message)))
+        return refs
+
+    async def _deliver(self, ref: PlaceRef, message: bytes) -> None:
+        """Bring a call to its place."""
+        peer = self.peer
+        try:
+            answer, _ = unpack(await peer.post(ref.where, "call", message))
+            is_lost = "lost" in answer
+        except Unreachable:
+            is_lost = True
+        if is_lost:
+            peer.lose(peer.item(ref.id, ref.where), ref.where)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        where: Sequence[str],
+        *args: Any,
+        each: Sequence[Sequence[Any]] = (),
+        on: str | None = "cpu",
+        priority: int = 0,
+        share_hz: Sequence[float] | None = None,
+    ) -> list[Ref]:
+        return self._issue(fn, where, args, each, on, priority, share_hz)
+
+    def call(self, fn: Callable[..., Any], where: str, *args: Any, on: str | None = "cpu", priority: int = 0) -> Ref:
+        return self._issue(fn, (where,), args, (), on, priority, None)[0]
+
+    def program(self, where: str, fn: Callable[..., Any], *args: Any) -> Ref:
+        return self._issue(fn, (where,), args, (), None, 0, None, is_program=True)[0]
+
+    def put(self, value: Any) -> Ref:
+        peer = self.peer
+        self.number += 1
+        ref = PlaceRef(peer, f"{self.id}.{self.number}", self.place)
+        blob = peer.wire.encode(value)
+        if peer.home is not None:
+            peer.sync(peer.put(ref.id, blob))
+        else:
+            peer.loop.call_soon_threadsafe(lambda: peer.spawn(peer.post(self.place, "put", pack({"id": ref.id}, blob))))  # type: ignore[arg-type]
+        return ref
+
+    # --- verbs that suspend -----------------------------------------------------------------------------------------------------------
+
+    def _wait(self, refs: Sequence[Any], need: int, timeout_s: float | None, verb: str) -> tuple[list[int], list[int]]:
+        for i, ref in enumerate(refs):
+            if not isinstance(ref, PlaceRef):
+                raise ScenarioError(f"node.{verb}: got {type(ref).__name__} at position {i}; allowed are Refs of this run")
+        if self.epoch != self.peer.epoch:
+            raise DeviceLost(self.place)
+        return self.peer.sync(self.peer.wait(refs, need, timeout_s))
+
+    def fetch(self, refs: Any) -> Any:
+        many = refs if isinstance(refs, list | tuple) else [refs]
+        lost = self._wait_all(many)
+        if lost:
+            raise DeviceLost(next(iter(lost.values())))
+        values = self._values(many)
+        return values if isinstance(refs, list | tuple) else values[0]
+
+    def first(self, refs: Sequence[Ref], k: int, timeout_s: float | None = None) -> tuple[list[Ref], list[Ref], list[Ref]]:
+        if k < 0:
+            raise ScenarioError(f"node.first(k={k}): allowed are integers >= 0")
+        arrived, lost = self._wait(refs, min(k, len(refs)), timeout_s, "first")
+        arrived = arrived[:k]
+        gone = set(arrived) | set(lost)
+        self.peer.lines.append({"kind": "first", "place": self.place, "program": self.id, "of": len(refs), "arrived": arrived, "lost": lost})
+        return [refs[i] for i in arrived], [ref for i, ref in enumerate(refs) if i not in gone], [refs[i] for i in lost]
+
+    def reduce(
+        self, refs: Sequence[Ref], weights: Sequence[float] | None = None, over: Any = None, on_loss: OnLoss = "renormalize", like: Any = None
+    ) -> Any:
+        return fold(self, refs, weights, over, on_loss, like, self._wait_all, self._values)
+
+    def _wait_all(self, refs: Sequence[Any]) -> dict[int, str]:
+        _, lost = self._wait(refs, len(refs), None, "fetch")
+        return {i: self.peer.items[refs[i].id].lost or refs[i].where for i in sorted(lost)}
+
+    def _values(self, refs: Sequence[Any]) -> list[Any]:
+        return [self.peer.value(ref) for ref in refs]
+
+    def over_the_air(self, over: AirSum, refs: Sequence[Ref]) -> Any:
+        """Refuse: wires and sockets add nothing up on the way."""
+        raise Unsupported("air_sum: it needs a radio channel that adds signals up; use the simulated engine, or another reducer")
+
+    def sleep(self, until_s: float) -> None:
+        while (left_s := until_s - self.now_s) > 0:
+            time.sleep(min(left_s, 0.5))  # the clock may stand still meanwhile
+
+    def report(self, *, model: Any = None, personal: Mapping[str, Any] | None = None, **metrics: Any) -> None:
+        if self.on_report is not None:
+            self.on_report(model, personal, metrics)
+        else:
+            tree = {"model": model, "personal": None if personal is None else dict(personal), "metrics": metrics}
+            self.peer.reports.append(self.peer.wire.encode(tree))
+
+    def rng(self, *labels: object) -> np.random.Generator:
+        return generator(self.peer.seed, "node", self.place, *labels)
+
+
+def _one_step(here: Here, x: Params) -> Params:
+    return here.train(x, steps=1, lr=0.0, batch_size=1)
+
+
+async def _reached(answer: Awaitable[bytes], place: str) -> bytes:
+    """An answer, or DeviceLost."""
+    try:
+        return await answer
+    except Unreachable:
+        raise DeviceLost(place) from None
+
+
+def _write_ref(ref: Ref) -> Any:
+    if not isinstance(ref, PlaceRef):
+        raise ScenarioError(f"argument {ref!r}: got a Ref of another engine; allowed are Refs of this run")
+    return [ref.id, ref.where, list(ref.path)]
+
+
+def _seen(future: asyncio.Future[None]) -> None:
+    """A loss that nobody waits for is no error."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _fail(future: asyncio.Future[None], error: Exception) -> None:
+    future.set_exception(error)
+    future.add_done_callback(_seen)
+
+
+def _take(item: Item, path: Path, tree: Any) -> int:
+    """Put a part that has come beside those that are here; return the bytes of what is new."""
+    size = 0
+
+    def merge(part: Any, at_path: Path) -> Any:
+        nonlocal size
+        kind = type(part)
+        if kind is dict:
+            return {key: merge(value, (*at_path, key)) for key, value in part.items()}
+        if kind is list or kind is tuple:
+            return kind([merge(value, (*at_path, i)) for i, value in enumerate(part)])
+        if at_path not in item.leaves:
+            item.leaves[at_path] = part
+            body = body_bytes(part)
+            size += body if body >= 0 else control_bytes(part)
+        return item.leaves[at_path]
+
+    item.trees[path] = merge(tree, path)
+    return size
+
+
+def _without(tree: Any, path: Path, known: set[Path]) -> Any:
+    """A part without the leaves that the other side has; `known` grows by the rest."""
+    kind = type(tree)
+    if kind is dict:
+        return {key: _without(value, (*path, key), known) for key, value in tree.items()}
+    if kind is list or kind is tuple:
+        return kind([_without(value, (*path, i), known) for i, value in enumerate(tree)])
+    if path in known:
+        return None
+    known.add(path)
+    return tree
+
+
+def _caller() -> str:
+    """file:line of the method's text that called a verb."""
+    import sys
+
+    frame = sys._getframe(3)  # pyright: ignore[reportPrivateUsage]  (inspect would read the source file)
+    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
