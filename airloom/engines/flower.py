@@ -31,6 +31,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +43,7 @@ VERSION = "1.41"
 MESSAGE_TYPE = "query.airloom"
 TTL_S = 24 * 3600.0
 _RETRY_S = 60.0  # for a SuperLink that does not answer
+_PARTS_S = 5.0  # for the parts of a message that is announced
 _BEAT_S = 10.0  # between two signs of life of a node; the SuperLink gives a node up after twice that
 _APP = {
     "pyproject.toml": b"""[project]
@@ -111,6 +113,10 @@ def find_flower(home: str | None = None) -> SimpleNamespace:
             warnings.simplefilter("ignore")  # of what flwr imports: not for us to mend
             parts: dict[str, Any] = {name: getattr(importlib.import_module(module), name) for module, wanted in names.items() for name in wanted}
         parts["httpx"] = importlib.import_module("httpx")
+        # Flower waits up to two hours, in steps of seconds, for the parts of a message whose sender died: everybody else would wait too
+        parts["pull_objects"] = partial(parts["pull_objects"], max_time=_PARTS_S, initial_backoff=0.05, backoff_cap=0.2)
+        http_grid: Any = importlib.import_module("flwr.superlink.grid.http_grid")
+        http_grid.pull_objects = parts["pull_objects"]
     except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
         raise MissingExtra("flower", "engine flower") from error
     for name in ("flwr", "httpx", "httpcore"):

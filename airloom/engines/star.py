@@ -266,7 +266,7 @@ class StarWorld(MeasuredWorld):
         self.hub = network.root
         self.has_begun = self.is_running = False
         self.began_at = 0
-        self.looked_s = 0.0
+        self.looked_s = self.polled_s = 0.0
         self.wire_bytes = {"sent": 0, "received": 0}
         self.exchanges = 0
         clients = list(network.clients(self.hub))
@@ -350,7 +350,7 @@ class StarWorld(MeasuredWorld):
                 machine.heard_s = max(machine.heard_s, now)
                 continue
             if machine.ping is not None:
-                if now - machine.asked_s > manners.patience_s:
+                if self.polled_s - machine.asked_s > manners.patience_s:  # looked for late enough, and not there
                     self._lose(machine)
             elif now - machine.heard_s > manners.ping_s:
                 machine.asked_s = now
@@ -523,6 +523,7 @@ class StarWorld(MeasuredWorld):
 
     def _take_answers(self, wait_s: float) -> bool:
         """Take what has come; wait a little where nothing has."""
+        self.polled_s = time.monotonic()
         found = self.transport.answers(list(self.tickets)) if self.tickets else []
         for ticket, packet in found:
             known = self.tickets.pop(ticket, None)
