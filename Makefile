@@ -8,7 +8,7 @@ STAMP := .venv/.setup-done
 export OMP_NUM_THREADS = 1
 export PYTHONUTF8 = 1
 
-.PHONY: setup test check flower demo claims bench docs clean
+.PHONY: setup test check demo claims bench docs clean
 
 setup: $(STAMP)
 
@@ -27,12 +27,6 @@ check:
 	$(BIN)/python -m pytest -q -n $(JOBS)
 	$(BIN)/python -m pytest -q -n $(JOBS) -m slow
 
-# flwr pins other versions of packages that airloom needs too, so its tests have an environment of their own
-flower:
-	test -d .venv-flower || $(PYTHON) -m venv .venv-flower
-	.venv-flower/bin/python -m pip install --quiet --constraint constraints-flower.txt --editable '.[dev,flower,private]'
-	.venv-flower/bin/python -m pytest -q -m 'slow or not slow' tests/parity/test_flower.py tests/parts/test_protect.py tests/engines/test_star.py
-
 demo: setup
 	$(BIN)/airloom compare fedavg scaffold fedbuff hfedavg mtgc sequential_fl --scenario phones --target accuracy=0.9 --seeds 3
 
@@ -43,7 +37,6 @@ bench: setup
 	set -e; for file in $(sort $(wildcard benchmarks/*.py)); do $(BIN)/python $$file; done
 
 docs: setup
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:

@@ -41,7 +41,7 @@ def boxes(*, seed: int, hidden: int = 8) -> Scenario:
 def main() -> None:
     """Measure and print a table."""
     if importlib.util.find_spec("flwr") is None:
-        print("flwr is not installed: nothing was measured (make flower)")
+        print("flwr is not installed: nothing was measured (pip install 'airloom[flower]')")
         return
     import airloom
     from airloom import deployment

@@ -301,7 +301,7 @@ def test_refs_travel_where_the_engine_gives_them_names() -> None:
 def test_a_coverage_guided_fuzzer_finds_no_crash(tmp_path: Any) -> None:
     pytest.importorskip("atheris", reason="atheris is not installed")
     ran = subprocess.run(
-        [sys.executable, "tests/engines/fuzz_wire.py", "-max_total_time=20", "-max_len=4096", "-rss_limit_mb=2048", "-timeout=5", str(tmp_path)],
+        [sys.executable, "benchmarks/fuzz/wire.py", "-max_total_time=20", "-max_len=4096", "-rss_limit_mb=2048", "-timeout=5", str(tmp_path)],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]

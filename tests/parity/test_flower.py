@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("flwr", reason="flwr is not installed (make flower)")
+pytest.importorskip("flwr", reason="flwr is not installed (pip install 'airloom[flower]')")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCENARIO = f"{REPOSITORY / 'tests' / 'parity' / 'clinics.py'}"

@@ -1,4 +1,4 @@
-"""Fuzz the codec: python tests/engines/fuzz_wire.py -max_total_time=60 [CORPUS]. Needs atheris; ends with a traceback at the first crash."""
+"""Fuzz the codec: python benchmarks/fuzz/wire.py -max_total_time=60 [CORPUS]. Needs atheris; ends with a traceback at the first crash."""
 
 from __future__ import annotations
 
