@@ -209,9 +209,11 @@ def test_interrupt_and_resume(airloom: Any, monkeypatch: pytest.MonkeyPatch) -> 
         if values["round"] == 3:
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with monkeypatch.context() as patch:
         patch.setattr(RecordWriter, "point", interrupted)
         said = airloom("run", "mtgc", *SMALL, "--out", "mine", "--checkpoint-every", "0")
+    signal.signal(signal.SIGINT, before)
     assert said.status == 130 and "airloom resume mine" in said.err and "Traceback" not in said.err
     assert load("mine").status == "interrupted" and len(load("mine").points) == 4
     resumed = airloom("resume", "mine", "--json")
