@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,14 @@ def compiled_step(script: Script, skeleton: Skeleton, examples: list[Tensor]) ->
 def _compile(graph: fx.Graph, examples: list[Tensor]) -> Callable[..., Any]:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(platformdirs.user_cache_dir("airloom")) / "inductor"))
     try:
-        from torch._inductor import config, standalone_compile
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Inductor's own imports use what torch deprecates
+            from torch._inductor import config, standalone_compile
 
-        module = fx.GraphModule(torch.nn.Module(), graph)
-        with torch.no_grad(), config.patch(_SETTINGS):
-            inputs: list[Any] = list(examples)
-            return standalone_compile(module, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": _SETTINGS})
+            module = fx.GraphModule(torch.nn.Module(), graph)
+            with torch.no_grad(), config.patch(_SETTINGS):
+                inputs: list[Any] = list(examples)
+                return standalone_compile(module, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": _SETTINGS})
     except Exception as error:  # private interface: whatever it raises, the script still runs
         raise NotRecorded(f"not compiled: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}") from error
 
