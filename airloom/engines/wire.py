@@ -421,10 +421,9 @@ def _spec_of(recipe: Any, bases: Mapping[str, ModelSpec]) -> ModelSpec:
     if kept is not None and not all(type(path) is str for path in _list(kept)):
         raise WireError("message: got a slice whose kept modules are no names")
     numbers = [recipe["width"], *recipe["scale"].values()]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers) or not recipe["scale"].keys() <= set(
-        base.pairs
-    ):
-        raise WireError("message: got a slice whose width or scale is no finite number, or of a pair that is not there")
+    holders = {*base.pairs, *[name.rpartition(".")[0] for name in shapes]}  # what a slice may scale: pairs and modules
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers) or not recipe["scale"].keys() <= holders:
+        raise WireError("message: got a slice whose width or scale is no finite number, or of a pair or module that is not there")
     return ModelSpec.from_recipe(recipe, bases)
 
 

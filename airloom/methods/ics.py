@@ -55,6 +55,7 @@ class ICS(Method):
     """
 
     paper: ClassVar[str] = "Geng et al. 2024, arXiv 2402.10097"
+    engines: ClassVar[tuple[str, ...]] = ("simulated",)  # it plans shares of a band
 
     scheme: sampling.Scheme = "proposed"
     q: float = ranged(0, 1, default=0.2, open_low=True)

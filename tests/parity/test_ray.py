@@ -35,7 +35,7 @@ def on_ray() -> list[str]:
     for info in pkgutil.iter_modules(airloom.methods.__path__):
         module = importlib.import_module(f"airloom.methods.{info.name}")
         own = [t for t in vars(module).values() if isinstance(t, type) and issubclass(t, Method) and t.__module__ == module.__name__]
-        if any("ray" in cls.engines for cls in own):
+        if any("ray" in cls.engines and not cls.adapts for cls in own):  # what trains LoRA pairs needs another world
             found.append(info.name)
     return found
 
