@@ -164,7 +164,7 @@ def test_a_silent_place_is_given_up_and_taken_back(tmp_path: Path) -> None:
     assert len({line["pid"] for line in lines(tmp_path / "real", "process") if line["place"] == "board1"}) == 1
 
 
-@pytest.mark.parametrize("method", ["mtgc:group_rounds=2,local_steps=2", "fedbuff:buffer=4,refill=step,local_steps=2"])
+@pytest.mark.parametrize("method", ["mtgc:group_rounds=2,local_steps=2"])
 def test_a_killed_driver_goes_on_from_the_last_round(method: str, tmp_path: Path) -> None:
     words = ["run", method, "--scenario", WORLD, "--engine", "ray", "--budget", "rounds=40", "--target", "none", "--checkpoint-every", "0"]
     first = subprocess.Popen([sys.executable, "-m", "airloom", *words, "--out", str(tmp_path / "run")], start_new_session=True)
