@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airloom.clock.kernel import Program
-from airloom.program.ref import Ref
+from airloom.engines.rootref import RootRef
 from airloom.program.tree import Path
 
 if TYPE_CHECKING:
@@ -65,38 +65,10 @@ class Value:
         self.carried: dict[str, dict[int, Any]] = {}  # place -> leaf -> its transfer, or None once there
 
 
-class SimRef(Ref):
+class SimRef(RootRef[Value]):
     """Names a part of a `Value`."""
 
-    __slots__ = ("path", "root")
-
-    def __init__(self, root: Value, path: Path = ()) -> None:
-        self.root = root
-        self.path = path
-
-    def __getitem__(self, key: Any) -> SimRef:
-        return SimRef(self.root, (*self.path, key))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SimRef) and other.root is self.root and other.path == self.path
-
-    def __hash__(self) -> int:
-        return hash((id(self.root), self.path))
-
-    def __repr__(self) -> str:
-        return f"Ref({self.root.number} at '{self.root.place}'{''.join(f'[{key!r}]' for key in self.path)})"
-
-    @property
-    def place(self) -> str:
-        return self.root.place
-
-    @property
-    def started_s(self) -> float | None:
-        return self.root.started_s
-
-    @property
-    def made_s(self) -> float | None:
-        return self.root.made_s
+    __slots__ = ()
 
     @property
     def arrived_s(self) -> float | None:

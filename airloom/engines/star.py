@@ -36,6 +36,7 @@ from airloom.engines.fold import fold
 from airloom.engines.host import HEAD_BYTES, STALE, Packet
 from airloom.engines.measured import MeasuredWorld, Tally, WallClock
 from airloom.engines.price import leaf_sizes
+from airloom.engines.rootref import RootRef
 from airloom.engines.snapshot import snapshot
 from airloom.engines.wire import Limits, Wire
 from airloom.errors import DeviceLost, RunFailed, ScenarioError, Unsupported, WireError
@@ -115,38 +116,10 @@ class Held:
         raise DeviceLost(self.lost_device or self.place)
 
 
-class StarRef(Ref):
+class StarRef(RootRef[Held]):
     """The name of a value, or of a part of it."""
 
-    __slots__ = ("path", "root")
-
-    def __init__(self, root: Held, path: Path = ()) -> None:
-        self.root = root
-        self.path = path
-
-    def __getitem__(self, key: Any) -> StarRef:
-        return StarRef(self.root, (*self.path, key))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StarRef) and other.root is self.root and other.path == self.path
-
-    def __hash__(self) -> int:
-        return hash((id(self.root), self.path))
-
-    def __repr__(self) -> str:
-        return f"Ref({self.root.number} at '{self.root.place}'{''.join(f'[{key!r}]' for key in self.path)})"
-
-    @property
-    def place(self) -> str:
-        return self.root.place
-
-    @property
-    def started_s(self) -> float | None:
-        return self.root.started_s
-
-    @property
-    def made_s(self) -> float | None:
-        return self.root.made_s
+    __slots__ = ()
 
     @property
     def arrived_s(self) -> float | None:
