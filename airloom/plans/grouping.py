@@ -36,7 +36,7 @@ Start = Literal["pinv", "greedy"]
 _LEAST = 1e-9  # what a swap must gain, counts being whole numbers: else rounding could swap for ever
 _MOST_SETS = 2_000_000
 _MOST_EXACT = 1000  # clients above which clusters are filled greedily: the assignment costs the cube
-_ROUNDS = 20  # of the clustering
+CLUSTER_ROUNDS = 20  # at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ def equal_clusters(points: ArrayLike, size: int, rng: np.random.Generator) -> li
     if size < 1 or len(p) % size:
         raise ScenarioError(f"equal_clusters({len(p)} points, size={size}): clusters cannot be equal; the points must be a multiple of the size")
     centers, label = p[rng.permutation(len(p))[: len(p) // size]], None
-    for _ in range(_ROUNDS):
+    for _ in range(CLUSTER_ROUNDS):
         squares = ((p[:, None] - centers[None]) ** 2).sum(2)
         new = _assigned(squares, size)
         if label is not None and (new == label).all():
