@@ -8,7 +8,7 @@ G = 1 is sequential federated learning, G = K is FedAvg.
 
 Paper: Zeng, Li, Yu et al., "Heterogeneous Federated Learning via Grouped Sequential-to-Parallel Training", 2022, arXiv 2201.12976; details from the
 authors' later repository (HFedMS), in which it is a mode.
-Symbols: K clients, G, beta and a `group` (see `airloom.parts.group`), kappa `fraction`, E `local_epochs`, eta `lr`.
+Symbols: K clients, beta `groups`, a `rate` of the growth of G (`airloom.plans.grouping`), kappa `fraction`, E `local_epochs`, eta `lr`.
 Left out: the distillation term of that repository, which belongs to HFedMS (`airloom.methods.hfedms`).
 """
 
@@ -17,14 +17,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from airloom.models.params import Params
-from airloom.parts.group import ICG, Grouper, grouper
 from airloom.parts.order import Orderer, RandomReshuffle, orderer
+from airloom.plans.grouping import Growth, group_count, icg, icg_flops, random_groups
 from airloom.program.here import Here
 from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
@@ -36,7 +37,10 @@ class FedGSP(Method):
     """Grouped sequential-to-parallel training.
 
     Arguments:
-        group: how groups are made and how their number grows: "icg" (paper) or "random", e.g. `icg(start=4, growth=log, rate=2.0)`.
+        groups: in the first round (10, authors' code).
+        growth, rate: how their number grows: "linear" (0.072, authors' code), "log", "exp", "power" or "none".
+        grouping: "icg" (paper) or "random".
+        normalize: ICG clusters class mixes instead of counts (ours), so that clients with many samples do not stand apart.
         regroup: new groups in every round (paper), or only when their number changes or a member left (False; authors' ablation).
         fraction: share of the groups that take part in a round; at least one (0.3, authors' code).
         local_steps: steps of a client's visit.
@@ -48,7 +52,11 @@ class FedGSP(Method):
     paper: ClassVar[str] = "Zeng et al. 2022, arXiv 2201.12976"
     shape: ClassVar[str] = "chain"
 
-    group: Grouper = part(grouper, ICG())
+    groups: int = ranged(1, 1_000_000, default=10)
+    growth: Growth = "linear"
+    rate: float = ranged(0, 1_000, default=0.072)
+    grouping: Literal["icg", "random"] = "icg"
+    normalize: bool = False
     regroup: bool = True
     fraction: float = ranged(0, 1, default=0.3, open_low=True)
     local_steps: int = ranged(1, 100_000, default=5, tune=(5, 10, 20))
@@ -57,13 +65,20 @@ class FedGSP(Method):
     batch_size: int = ranged(1, 1_000_000, default=16)
     order: Orderer = part(orderer, RandomReshuffle())
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.number(0, 1)  # growth and rate go together
+
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "counts": {}, "groups": [], "t": 0}
 
     def round(self, server: Node, s: State) -> State:
         x, t, samples = s["x"], s["t"], server.network.samples
         counts = self.published(server, s["counts"])
-        groups = self.groups(server, counts, s["groups"], t)
+        groups = s["groups"]
+        G = self.number(t, len(counts))
+        if self.regroup or len(groups) != G or not {n for g in groups for n in g} <= counts.keys():
+            groups = server.fetch(server.call(self.form, server.name, counts, t)) if counts else []
         m = max(1, floor(self.fraction * len(groups)))
         drawn = [groups[g] for g in sorted(server.rng("select", t).permutation(len(groups))[:m])]
         ends = [self.chain(server, self.order.next(clients, None, server.rng("order", t, g))[0], x) for g, clients in enumerate(drawn)]
@@ -73,22 +88,19 @@ class FedGSP(Method):
         server.report(round=t, model=x, groups=len(groups), chain=len(drawn[0]) if drawn else 0, heard=len(came))
         return {"x": x, "counts": counts, "groups": groups, "t": t + 1}
 
+    def number(self, t: int, clients: int) -> int:
+        """G of a round."""
+        return group_count(t, clients, start=self.groups, growth=self.growth, rate=self.rate)
+
     def published(self, server: Node, known: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
         """Label counts of those who are here; only counts that are new travel."""
         N = server.clients
-        if not self.group.needs_counts:
+        if self.grouping == "random":
             return dict.fromkeys(N)
         out = server.map(self.publish, N, each=[(n in known,) for n in N])
         came, _, _ = server.first(out, len(out))
         new = dict(zip([r.place for r in came], server.fetch(came), strict=True))
         return {n: known[n] if new[n] is None else new[n] for n in N if n in new}
-
-    def groups(self, server: Node, counts: dict[str, Tensor | None], last: list[list[str]], t: int) -> list[list[str]]:
-        """The groups of this round; the last ones where they may stay."""
-        is_same = len(last) == self.group.groups(t, len(counts)) and {n for g in last for n in g} <= counts.keys()
-        if not counts or (is_same and not self.regroup):
-            return last if counts else []
-        return server.fetch(server.call(self.form, server.name, counts, t))
 
     def chain(self, server: Node, clients: list[str], x: Params) -> Ref:
         """One group: the model goes from client to client; the last one's is the group's."""
@@ -98,10 +110,14 @@ class FedGSP(Method):
         return ref
 
     def form(self, here: Here, counts: dict[str, Tensor | None], t: int) -> list[list[str]]:
-        """Runs at the server."""
-        G, classes = self.group.groups(t, len(counts)), max([0 if a is None else len(a) for a in counts.values()])
-        here.cost(flops=self.group.flops(len(counts), G, classes))
-        return self.group.form(list(counts), counts, t, here.rng("groups", t))
+        """Runs at the server; members in the order of the clients."""
+        N, G, rng = list(counts), self.number(t, len(counts)), here.rng("groups", t)
+        if self.grouping == "random":
+            here.cost(flops=0.0)
+            return [[N[i] for i in g] for g in random_groups(len(N), G, rng)]
+        A = np.stack([np.asarray(a) for a in counts.values()])
+        here.cost(flops=icg_flops(len(N), G, A.shape[1]))
+        return [[N[i] for i in g] for g in icg(A, G, rng, normalize=self.normalize)]
 
     def publish(self, here: Here, is_known: bool) -> Tensor | None:
         counts, told = here.data.all().histogram, here.state.get("counts")

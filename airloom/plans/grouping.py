@@ -9,10 +9,14 @@ GBP-CS picks `size` of the candidates so that their label counts add up to a tar
 
 ICG makes G groups of k = floor(K / G):  k clusters of G clients with similar counts;  group g takes the g-th member of each shuffled cluster.
 
+How many groups there are in round r = 1, 2, ... of sequential-to-parallel training: G = min(K, g), g = beta floor(a r + 1) ("linear"),
+beta floor(a ln r + 1) ("log"), beta floor(a^r) ("exp"), beta floor((1 + a)^(r - 1)) ("power"), or beta ("none").
+
 Papers: Z. Li, Y. He, H. Yu et al., "Data Heterogeneity-Robust Federated Learning via Group Client Selection in Industrial IoT", 2022,
 doi 10.1109/JIOT.2022.3161943 (GBP-CS, from the authors' code); S. Zeng, Z. Li, H. Yu et al., "Heterogeneous Federated Learning via Grouped
-Sequential-to-Parallel Training", 2022, arXiv 2201.12976 (ICG).
-Symbols: A' `counts` (one row per candidate), y `target`, K clients, F classes, G `groups`.
+Sequential-to-Parallel Training", 2022, arXiv 2201.12976 (ICG and G, from the authors' code but
+"power", which the text probably has, and "none", their ablations).
+Symbols: A' `counts` (one row per candidate), y `target`, K clients, F classes, G `groups`, beta `start`, a `rate`.
 Left out: the authors' Bayesian and genetic searches.
 """
 
@@ -21,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import comb
+from math import comb, exp, floor, log
 from typing import Literal
 
 import numpy as np
@@ -32,11 +36,12 @@ from airloom.errors import ScenarioError
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Start = Literal["pinv", "greedy"]
+Growth = Literal["linear", "log", "exp", "power", "none"]
 
 _LEAST = 1e-9  # what a swap must gain, counts being whole numbers: else rounding could swap for ever
 _MOST_SETS = 2_000_000
 _MOST_EXACT = 1000  # clients above which clusters are filled greedily: the assignment costs the cube
-CLUSTER_ROUNDS = 20  # at most
+_ROUNDS = 20  # of the clustering, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +167,7 @@ def equal_clusters(points: ArrayLike, size: int, rng: np.random.Generator) -> li
     if size < 1 or len(p) % size:
         raise ScenarioError(f"equal_clusters({len(p)} points, size={size}): clusters cannot be equal; the points must be a multiple of the size")
     centers, label = p[rng.permutation(len(p))[: len(p) // size]], None
-    for _ in range(CLUSTER_ROUNDS):
+    for _ in range(_ROUNDS):
         squares = ((p[:, None] - centers[None]) ** 2).sum(2)
         new = _assigned(squares, size)
         if label is not None and (new == label).all():
@@ -221,3 +226,33 @@ def random_groups(clients: int, groups: int, rng: np.random.Generator) -> list[I
         raise ScenarioError(f"groups={groups} of {clients} clients: they cannot be equal; allowed are 1..{clients} groups")
     order = rng.permutation(clients)[: clients // groups * groups]
     return [np.sort(group) for group in order.reshape(-1, groups).T]
+
+
+def icg_flops(clients: int, groups: int, classes: int) -> float:
+    """Work of `icg`, at most: distances to the centroids, 3 n k F, and an assignment, n^3, in each of 20 rounds of the clustering, n = k G.
+
+    >>> icg_flops(6, 3, 1)     # n = 6, k = 2
+    5040.0
+    """
+    k = clients // groups
+    n = k * groups
+    return _ROUNDS * (3.0 * n * k * classes + float(n) ** 3)
+
+
+def group_count(t: int, clients: int, *, start: int, growth: Growth, rate: float) -> int:
+    """Groups in round t = r - 1 of sequential-to-parallel training, at most one per client.
+
+    Raises:
+        ScenarioError: "exp" with a rate below 1, with which groups become fewer.
+
+    >>> [group_count(t, 100, start=2, growth="linear", rate=0.5) for t in (0, 1, 3)]
+    [2, 4, 6]
+    """
+    if growth == "exp" and rate < 1:
+        raise ScenarioError(f"group_count(growth='exp', rate={rate}): must be >= 1, or groups become fewer; growth='power' takes smaller ones")
+    r, most = t + 1, log(1 + clients)
+    if growth in ("exp", "power"):  # cut before it overflows; 1e-9 for powers that are whole numbers
+        factor = floor(exp(min(r * log(rate) if growth == "exp" else t * log(1 + rate), most)) + 1e-9)
+    else:
+        factor = floor({"linear": rate * r, "log": rate * log(r), "none": 0.0}[growth] + 1)
+    return min(clients, start * factor)

@@ -41,7 +41,6 @@ from airloom.network.cell import Cell
 from airloom.network.churn import Churn, TraceChurn
 from airloom.network.device import RadioEnergy
 from airloom.network.network import Network
-from airloom.parts.group import ICG
 from airloom.program.method import Method
 from airloom.records import checkpoint
 from airloom.runner import Options, Run, Runner
@@ -57,7 +56,7 @@ PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 # small enough for a test, where a method has such a field; everything else is its default
 SMALL: Mapping[str, Any] = MappingProxyType(
     {"local_steps": 4, "group_rounds": 2, "batch_size": 8, "buffer": 2, "lr": 0.2, "floor": 0.8, "delay": 0,
-     "group": ICG(start=2)}
+     "groups": 2}
 )  # fmt: skip
 
 # its pairs have orthonormal rows, so that the same step goes further than from rows as they are drawn

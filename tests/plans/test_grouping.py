@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from airloom.errors import ScenarioError
 from airloom.plans import grouping
-from airloom.plans.grouping import best_of, brute_force, equal_clusters, gbp_cs, icg, random_groups
+from airloom.plans.grouping import best_of, brute_force, equal_clusters, gbp_cs, group_count, icg, random_groups
 
 
 def instance(seed: int, *, candidates: int = 9, classes: int = 4, batch: int = 6) -> tuple[np.ndarray, np.ndarray, int]:
@@ -162,6 +163,37 @@ def test_groups_are_more_alike_than_random_ones() -> None:
     assert np.mean(mine) <= 0.9 * np.mean(random)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        # beta floor(a r + 1), r = 1..6: 0.5 r + 1 = 1.5, 2, 2.5, 3, 3.5, 4
+        ({"growth": "linear", "rate": 0.5}, [2, 4, 4, 6, 6, 8]),
+        # ln r = 0, 0.69, 1.10, 1.39, 1.61, 1.79; times 2 plus 1: 1, 2.39, 3.20, 3.77, 4.22, 4.58
+        ({"growth": "log", "rate": 2.0}, [2, 4, 6, 6, 8, 8]),
+        # 2^r
+        ({"growth": "exp", "rate": 2.0}, [4, 8, 16, 32, 50, 50]),
+        # 2^(r - 1)
+        ({"growth": "power", "rate": 1.0}, [2, 4, 8, 16, 32, 50]),
+        ({"growth": "none", "rate": 9.0}, [2] * 6),
+    ],
+)
+def test_growth(fields: dict[str, Any], expected: list[int]) -> None:
+    assert [group_count(t, 50, start=2, **fields) for t in range(6)] == expected
+
+
+@pytest.mark.parametrize("growth", ["linear", "log", "exp", "power", "none"])
+def test_groups_never_become_fewer_nor_more_than_clients(growth: Any) -> None:
+    numbers = [group_count(t, 40, start=3, growth=growth, rate=1.1) for t in range(2000)]
+    assert all(a <= b for a, b in pairwise(numbers))
+    assert numbers[-1] == (3 if growth == "none" else 40 if growth != "log" else min(40, 3 * int(1.1 * np.log(2000) + 1)))
+
+
+def test_the_authors_defaults_are_a_slow_ramp() -> None:
+    numbers = [group_count(t, 368, start=10, growth="linear", rate=0.072) for t in range(501)]
+    assert numbers[0] == 10
+    assert numbers.index(368) == 499  # round 500: 10 floor(0.072 * 500 + 1) = 370
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +209,7 @@ def test_groups_are_more_alike_than_random_ones() -> None:
         (lambda: equal_clusters(np.ones((5, 2)), 2, np.random.default_rng(0)), "cannot be equal"),
         (lambda: icg(np.ones((5, 2)), 6, np.random.default_rng(0)), "cannot be equal; allowed are 1..5"),
         (lambda: icg([[1, 0], [0, 0]], 2, np.random.default_rng(0)), "no label in any class"),
+        (lambda: group_count(0, 9, start=2, growth="exp", rate=0.5), "must be >= 1"),
         (lambda: random_groups(3, 0, np.random.default_rng(0)), "allowed are 1..3"),
     ],
 )
