@@ -61,7 +61,6 @@ def test_each_row_arrives_once_and_then_the_stream_is_dry(fresh: int | None) -> 
     # window k holds what is left from row k * step on, at most 30
     assert [len(w) for w in windows] == [min(30, 100 - step * k) for k in range(len(windows))]
     assert [stream.held(100, "phone1", 2.0 * k) for k in range(len(windows))] == [len(w) for w in windows]
-    )
     assert stream.lasts_s(100) == 2.0 * len(windows)
     for ask in (at, lambda stream, at_s: stream.held(100, "phone1", at_s)):
         with pytest.raises(ScenarioError, match=r"stream of 'phone1' ran dry: got a request at \d+ s, its 100 rows last \d+ s; end the run"):
