@@ -175,7 +175,8 @@ def test_what_only_this_process_knows_is_not_packed() -> None:
 
 
 def test_all_methods_of_the_package_are_found_by_their_module() -> None:
-    assert set(methods_there_are()) <= set(names_in("methods")) and "fedavg" in methods_there_are()
+    assert set(methods_there_are()) <= {*names_in("methods"), *names_in("serving")}
+    assert {"fedavg", "cascade"} <= set(methods_there_are())
     for name in methods_there_are():
         found = find_method(name)
         assert (found.name, found.text, found.cls.__module__) == (name, name, f"airloom.methods.{name}")
