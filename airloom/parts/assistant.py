@@ -84,22 +84,38 @@ class Assistant(Service):
         """The device function of an answer."""
         return here.answer(question, context, notes)
 
-    def take(self, node: Node, ref: Ref) -> Reply | None:
-        """Bring a reply here; None if it does not come in time."""
-        arrived, _, _ = node.first([ref], 1, None if ref.place == node.name else self.timeout_s)
+    def take(self, node: Node, ref: Ref, timeout_s: float | None = None) -> Reply | None:
+        """Bring a reply here; None if it does not come in time (None: one that is made here is waited for, others for `self.timeout_s`)."""
+        limit_s = None if timeout_s is None and ref.place == node.name else self.timeout_s if timeout_s is None else timeout_s
+        arrived, _, _ = node.first([ref], 1, limit_s)
         if not arrived:
             return None
         try:
             said = node.fetch(ref)
         except DeviceLost:
             return None
-        return Reply(said["text"], float(said["confidence"]), ref.place, node.now_s - said["tail_s"])
+        came_s = node.now_s if ref.arrived_s is None else ref.arrived_s
+        return Reply(said["text"], float(said["confidence"]), ref.place, came_s - said["tail_s"])
 
     def local(self, node: Node, asked: Request, *notes: Ref) -> Reply:
         """Answer here."""
-        reply = self.take(node, self.ask(node, node.name, asked, *notes))
+        return self.local_of(node, self.ask(node, node.name, asked, *notes))
+
+    def local_of(self, node: Node, ref: Ref) -> Reply:
+        """The reply that is made here, from nothing remote."""
+        reply = self.take(node, ref)
         assert reply is not None  # a program does not outlive its place
         return reply
+
+    def vote(self, node: Node, refs: Sequence[Ref], own: Ref) -> Reply:
+        """The answer that most replies give, all awaited together; where some do not come in time, `own` (made here, from nothing remote) votes."""
+        node.first(refs, len(refs), None if len(refs) == 1 and refs[0].place == node.name else self.timeout_s)
+        replies = [reply for ref in refs if (reply := self.take(node, ref, 0.0)) is not None]
+        if len(replies) == len(refs):
+            return replies[0] if len(refs) == 1 else majority(replies)._replace(first_s=node.now_s)
+        mine = self.local_of(node, own)
+        others = [reply for reply in replies if reply.where != node.name]
+        return majority([mine, *others])._replace(first_s=node.now_s, is_fallback=len(others) < len([ref for ref in refs if ref.place != node.name]))
 
     def remote(self, node: Node, where: str, asked: Request, *notes: Ref, otherwise: Reply | None = None) -> Reply:
         """Have a place answer; if that takes too long, `otherwise`, or an answer made here."""
