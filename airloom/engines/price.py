@@ -117,6 +117,7 @@ class Pricer:
         self.seed = seed
         self.known: dict[Any, dict[tuple[Any, ...], dict[tuple[Any, ...], Price | None]]] = {}
         self.size = 0
+        self.last: tuple[Any, Any] = (None, {})
 
     def price(self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], site: Priced, start_s: float) -> Price | None:
         """Return the price of `fn(here, *args)` at a place from `start_s` on, or None where it depends on contents.
@@ -125,12 +126,14 @@ class Pricer:
             sig: signature of the function and its arguments.
             args: arguments with every Ref replaced by the meta tree of its value.
         """
-        known = self.known.get(sig)
+        last = self.last  # the calls of a map share their signature, and hashing it costs more than all the rest
+        known = last[1] if sig is last[0] else self.known.get(sig)
         if known is None:
             if self.size > _LIMIT:
                 self.known.clear()
                 self.size = 0
             known = self.known[sig] = {}
+        self.last = (sig, known)
         for reads, table in known.items():
             found = tuple([self._read(read, site, start_s) for read in reads])
             if found in table:

@@ -206,10 +206,7 @@ def cost_of(values: Mapping[str, Any], cost: str) -> float | None:
     if cost == "bytes":
         up, down = cost_of(values, "bytes_up"), cost_of(values, "bytes_down")
         return None if up is None or down is None else up + down
-    if cost == "rounds":
-        value = values["round"] + 1 if "round" in values else values.get("rounds")
-    else:
-        value = values.get(cost)
+    value = values["round"] + 1 if cost == "rounds" and "round" in values else values.get(cost)
     return None if value is None else float(value)
 
 
