@@ -49,7 +49,7 @@ class FedEx(Method):
 
     paper: ClassVar[str] = "Geng et al. 2024, arXiv 2407.00943"
 
-    fraction: float = ranged(0, 1, default=1.0, open_low=True)
+    fraction: float = ranged(0, 1, default=1.0, open_low=True, tune=(0.25, 0.5, 1.0))
     ceiling: int = ranged(0, 100_000, default=5, tune=(2, 5, 8))
     cka_min: float = ranged(-1, 1, default=0.7)
     first_overlap: int = ranged(0, 1_000_000, default=10)
