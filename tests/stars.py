@@ -9,6 +9,7 @@ from typing import Any
 from airloom.engines.host import Host, Opened, Packet
 from airloom.engines.star import Manners, StarWorld, Transport
 from airloom.models import zoo
+from airloom.models.lora import lora
 from airloom.network.network import Network
 from airloom.program.method import Method
 from airloom.runner import Options, Run, Runner
@@ -19,12 +20,14 @@ from tests.worlds import device, world
 HURRY = Manners(ping_s=0.05, patience_s=0.3, look_s=0.02, start_s=2.0, return_s=1.0)
 
 
-def star_scenario(clients: int = 4, **rest: Any) -> Scenario:
-    """Digits on a star of fast devices."""
+def star_scenario(clients: int = 4, adapts: bool = False, **rest: Any) -> Scenario:
+    """Digits on a star of fast devices; `adapts` puts LoRA pairs around the model."""
     names = [f"c{i}" for i in range(clients)]
     network = world({(name, "hub"): 1e6 for name in names}, devices={name: device(1e9) for name in [*names, "hub"]}, **rest)
     settings = TaskSettings(partition="dirichlet", alpha=1.0, limit=300)
-    learned = make_task(settings, names, seed=1, model=zoo.mlp(inputs=64, hidden=(8,), classes=10))
+    plain = zoo.mlp(inputs=64, hidden=(8,), classes=10)
+    model = lora(plain, rank=4, alpha=8.0, train=["classifier"], values=plain.initial(1)) if adapts else plain
+    learned = make_task(settings, names, seed=1, model=model)
     return Scenario(name="star", network=network, task=learned, seed=1)
 
 

@@ -14,6 +14,9 @@ from airloom.network.device import Device, Work
 from airloom.network.network import Place
 from airloom.program.codec import coded
 from airloom.program.here import Here
+from airloom.program.method import function_name
+from airloom.program.node import Estimate
+from airloom.program.ref import Ref
 from airloom.program.tree import Path, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
 
@@ -87,6 +90,26 @@ class Price:
             seconds = self.seconds + (device.seconds(work) if work.flops or work.steps else 0.0)
             known = self.on_device[id(device)] = (seconds, self.joules + device.joules(seconds, work))
         return known
+
+
+def estimated(
+    pricer: Pricer, fn: Callable[..., Any], args: tuple[Any, ...], shapes: tuple[Any, ...], site: Priced, now_s: float, framing: int
+) -> Estimate:
+    """What a call that is not made would cost: `shapes` are its arguments with every Ref replaced by its value or what stands for it."""
+    sig = ((function_name(fn), id(getattr(fn, "__self__", None))), signature(shapes))
+    price = pricer.price(fn, sig, shapes, site, now_s)
+    if price is None:
+        raise ScenarioError(
+            f"node.estimate({function_name(fn)}): its work depends on values, so it has no price before it runs; declare it with here.cost"
+        )
+    given = [leaf for _, leaf in leaves(args)]
+    bodies = [nbytes for leaf in given if (nbytes := body_bytes(leaf)) >= 0]
+    plain = [leaf for leaf in given if body_bytes(leaf) < 0 and not isinstance(leaf, Ref)]
+    has_refs = any(isinstance(leaf, Ref) for leaf in given)
+    down = sum(bodies) + (0 if has_refs and not bodies else sum(map(control_bytes, plain)))
+    up = sum([body if body >= 0 else control for _, body, control in price.leaves])
+    seconds, _ = price.at(site.device)
+    return Estimate(price.flops, seconds, up + framing if up else 0, down + framing if down else 0, price.peak_bytes)
 
 
 def leaf_sizes(tree: Any, coded: Mapping[Path, int] = MappingProxyType({})) -> tuple[tuple[Path, int, int], ...]:

@@ -46,6 +46,7 @@ class FedZO(Method):
     """
 
     paper: ClassVar[str] = "Fang et al. 2022, arXiv 2201.09531"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
