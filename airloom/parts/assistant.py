@@ -53,7 +53,11 @@ class Assistant(Service):
     def serve(self, device: Node, above: list[str], asked: Request) -> Reply:
         """Answer one request at the device; `above` names the places over it, the nearest first, the cloud last."""
 
+    def prepare(self, node: Node) -> None:
+        """What a service does before it opens, on the clock; nothing here."""
+
     def run(self, node: Node) -> None:
+        self.prepare(node)
         node.report(answered=0)
         self.spread(node, [], node.now_s)
 

@@ -24,7 +24,8 @@ from airloom.tasks.arithmetic import TinySolver, dataset, mixed, pretrained, sol
 from airloom.tasks.requests import poisson
 from airloom.tasks.task import Task
 
-SUITED: Mapping[str, Mapping[str, Any]] = {}
+# a wrong number is worth 0.2 and a right one 2.2, so asking pays where the chance of being right is below 0.4
+SUITED: Mapping[str, Mapping[str, Any]] = {"gapg": {"assisted": 1.0}}
 
 # all ours: a 50-million-parameter model computes 1e8 FLOP per token, and a phone spends them at its own speed; 3 billion parameters in 16 bits
 # read 6e9 bytes per token from 204.8 GB/s; the cloud's speeds are those of a busy commercial service. Prices per token, ratio 1 : 3 : 10
@@ -32,7 +33,7 @@ FLOPS_PER_TOKEN = 1e8
 EDGE_SPEED, CLOUD_SPEED = (2000.0, 34.0), (2000.0, 60.0)  # tokens per second read and written
 PRICES = {"device": (0.25e-6, 1e-6), "edge": (0.75e-6, 3e-6), "cloud": (2.5e-6, 10e-6)}
 REPLY_TOKENS = {"device": 40, "edge": 80, "cloud": 160}  # larger models reason longer
-ROWS = 1024  # questions that the phones hold together, to learn from
+ROWS = 6144  # questions that the phones hold together, to learn from
 
 
 def assistant(

@@ -1,4 +1,4 @@
-"""A request goes through solver, checker and writer, from device to cloud; only the last one's text comes back (pattern H3, role pipeline).
+"""Solver, checker and writer, from the device up to the cloud; only the last text comes back (pattern H3, role pipeline).
 
     y_0 = A_device(x);   y_i = A_i(x, y_{i-1}) at the next place upwards;   answer = y of the cloud, or y_0 where that takes longer than timeout_s
 

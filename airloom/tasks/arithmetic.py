@@ -33,6 +33,7 @@ IDS = {word: i for i, word in enumerate(WORDS)}
 ASK = "?"
 WINDOW = 6  # three numbers, two signs and "="
 STEPS, BATCH, LR = 250, 64, 1e-2  # ours: about two seconds of one core
+ASKING = {4: 0.03, WINDOW: 0.3}  # share of practice whose answer is `ASK`, by length: a model that is to learn when to ask must know the word (ours)
 
 
 def solve(question: str) -> str:
@@ -106,12 +107,13 @@ def tiny() -> ModelSpec:
 
 @lru_cache(maxsize=1)
 def pretrained() -> Params:
-    """The tiny transformer after practice: sums of two digits (60 %), products of two (20 %), sums of three (20 %). The same in every process."""
+    """The tiny transformer after practice: sums of two digits (60 %), products of two (20 %), sums of three (20 %), some answered by `ASK`."""
     rng = generator("arithmetic", "practice")
     kinds = rng.random(STEPS * BATCH)
     asked = [draw(rng, digits=2 if kind < 0.8 else 3, signs="*" if 0.6 <= kind < 0.8 else "+") for kind in kinds]
     y = torch.full((len(asked), WINDOW), IGNORE)
-    y[:, -1] = torch.tensor([int(solve(question)) for question in asked])
+    may = rng.random(len(asked)) < [ASKING[len(question)] for question in asked]
+    y[:, -1] = torch.tensor([IDS[ASK] if asks else int(solve(question)) for question, asks in zip(asked, may)])
     batches = Batches.of(encode(asked), y, torch.arange(len(asked)).reshape(STEPS, BATCH))
     rates = [LR * min(1.0, 2.0 * (1.0 - k / STEPS)) for k in range(STEPS)]  # constant, then falling to zero
     x, _ = train(tiny().initial(seed_of("arithmetic", "initial")), batches, lr=rates, optimizer=AdamW(), objective=NextToken())
@@ -126,19 +128,23 @@ class TinySolver(Solver):
     Arguments:
         values: of the transformer.
         reply_tokens: tokens that a reply is declared to take, reasoning included.
-        may_ask: whether `ASK` is an answer too, for models that have learned to ask.
     """
 
     values: Params
     reply_tokens: int
-    may_ask: bool = False
 
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
-        """The most likely number (or `ASK`)."""
+        """The most likely number."""
+        chances = self._chances(question)[:100]
+        best = int(chances.argmax())
+        return persuaded(Answer(WORDS[best], float(chances[best]), self.reply_tokens), notes)
+
+    def asks(self, question: str) -> bool:
+        """Whether `ASK` is more likely than every number, in a model that has learned to ask."""
+        chances = self._chances(question)
+        return bool(chances[IDS[ASK]] > chances[:100].max())
+
+    def _chances(self, question: str) -> Tensor:
         if not is_question(question):
             raise ScenarioError(f"question {question!r}: allowed are two or three digits with + or * between them and = at the end, such as 3+4*2=")
-        chances = forward(self.values, encode([question]))[0, -1].softmax(-1)
-        if not self.may_ask:
-            chances = chances[:100]
-        best = int(chances[:100].argmax()) if not self.may_ask or chances[IDS[ASK]] < chances[:100].max() else IDS[ASK]
-        return persuaded(Answer(WORDS[best], float(chances[best]), self.reply_tokens), () if WORDS[best] == ASK else notes)
+        return forward(self.values, encode([question]))[0, -1].softmax(-1)

@@ -39,9 +39,10 @@ def test_after_practice_it_knows_sums_of_two_digits_and_little_of_three() -> Non
     assert share(2, "+") > 0.9 and share(2, "*") > 0.6 and share(3, "+*") < 0.5
 
 
-def test_it_never_asks_unless_it_may() -> None:
-    values = pretrained()
-    assert all(TinySolver(values, 1).answer(f"{a}*{b}*9=", ()).text != ASK for a in range(10) for b in range(3))
+def test_it_answers_with_numbers_and_practice_alone_does_not_make_it_ask_for_sums() -> None:
+    solver = TinySolver(pretrained(), 1)
+    assert all(solver.answer(f"{a}*{b}*9=", ()).text != ASK for a in range(10) for b in range(3))
+    assert not any(solver.asks(f"{a}+{b}=") for a in range(10) for b in range(3))
 
 
 @pytest.mark.parametrize("text", ["", "3+4", "hello", "33+4=", "3-4=", "3+4+5+6=", "+3+4="])
