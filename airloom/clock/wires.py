@@ -42,14 +42,14 @@ class Wire:
     """
 
     __slots__ = (
-        "bytes", "direction", "free_s", "has_radio", "is_plain", "is_shared", "lane", "latency_s", "link", "rate_bps", "sent", "source", "target",
+        "bytes", "direction", "free_s", "has_radio", "is_plain", "lane", "latency_s", "link", "medium", "rate_bps", "sent", "source", "target",
     )  # fmt: skip
 
     def __init__(self, link: Link, source: Endpoint, target: Endpoint, is_lossy: bool) -> None:
         radio_lane = (target if link.direction == "down" else source).radio_lane if link.direction in ("up", "down") else None
         self.direction = link.direction
         self.latency_s = link.latency_s
-        self.is_shared = bool(link.resources) or link.cell is not None
+        self.medium = "max-min" if link.resources else None if link.cell is None else link.cell.name  # shared with others
         self.rate_bps = link.rate_bps if not link.resources else None  # of a link of its own
         self.is_plain = self.rate_bps is not None and radio_lane is None and not is_lossy
         self.has_radio = link.direction != "backhaul" and (source.device.radio is not None or target.device.radio is not None)
@@ -59,6 +59,10 @@ class Wire:
         self.source = source
         self.target = target
         self.bytes = 0.0
+        if link.direction == "up":
+            source.meter.up.append(self)
+        elif link.direction == "down":
+            target.meter.down.append(self)
         self.sent: dict[int, Any] = {}
 
 
@@ -121,10 +125,8 @@ class Transfer:
     @property
     def medium(self) -> str | None:
         """Name of the shared medium of the present hop, or None for a rate of its own."""
-        link = self.route[self.hop].link
-        if link.resources:
-            return "max-min"
-        return link.cell.name if link.cell is not None and self.hz is None else None
+        wire = self.route[self.hop]
+        return wire.medium if self.hz is None or wire.link.resources else None
 
 
 class Wires:
@@ -267,7 +269,7 @@ class Wires:
         active = lane.active
         assert active is not None
         if not lane.queue and active.medium is None:
-            kernel.at(active.end_s, self.on_free, active)
+            kernel.at(active.end_s, self.on_free, lane)
         lane.queue.append(transfer)
 
     def _is_idle(self, wire: Wire) -> bool:
@@ -280,20 +282,19 @@ class Wires:
 
     def _start(self, transfer: Transfer) -> None:
         """Put a transfer that has the lane on the air (or the cable) now."""
-        kernel, wire = self.kernel, transfer.wire
+        kernel, wire = self.kernel, transfer.route[transfer.hop]
         transfer.start_s = now = kernel.now
         self.active[transfer] = None
         if wire.rate_bps is not None:
             transfer.end_s = now + transfer.bits / wire.rate_bps
-        elif transfer.medium is not None:
-            self._join(transfer)
+        elif wire.medium is not None and (transfer.hz is None or wire.link.resources):
+            self._join(transfer, wire)
             return
         else:
             transfer.end_s = self._end_s(transfer)
         kernel.at(transfer.end_s + wire.latency_s, self.through, transfer)
-        assert wire.lane is not None
-        if wire.lane.queue:
-            kernel.at(transfer.end_s, self.on_free, transfer)
+        if wire.lane is not None and wire.lane.queue:
+            kernel.at(transfer.end_s, self.on_free, wire.lane)
 
     def _end_s(self, transfer: Transfer) -> float:
         """End of a transfer over a trace, or with a share of the band that is its own."""
@@ -303,20 +304,19 @@ class Wires:
         assert link.cell is not None and hz is not None
         return now + transfer.bits / link.cell.rate_bps(link, hz, at_s=now, bits=transfer.bits, seed=self.seed)
 
-    def _join(self, transfer: Transfer) -> None:
+    def _join(self, transfer: Transfer, wire: Wire) -> None:
         """Let a transfer into its medium."""
-        link = transfer.wire.link
+        link = wire.link
         cell = link.cell
         if cell is None or link.resources:
             transfer.rate_bps = link.rate_bps if link.rate_bps is not None else float("inf")
         else:
             transfer.rate_bps = cell.rate_bps(link, cell.bandwidth_hz, at_s=self.kernel.now, bits=transfer.bits, seed=self.seed)
-        self._share(transfer)
+        assert wire.medium is not None
+        self._share(transfer, wire.medium)
 
-    def _share(self, transfer: Transfer) -> None:
+    def _share(self, transfer: Transfer, medium: str) -> None:
         """Hand a transfer to its shared medium; its end is found at the end of the instant."""
-        medium = transfer.medium
-        assert medium is not None
         shared = self.media.get(medium)
         if shared is None:
             cell = transfer.wire.link.cell
@@ -375,7 +375,7 @@ class Wires:
             first.group = group
             first.start_s, first.rate_bps, first.bits = now, rates[worst], 8.0 * size
             self.active[first] = None
-            self._share(first)
+            self._share(first, cell.name)
         self.shouts.clear()
 
     def on_medium(self, subject: tuple[str, int]) -> None:
@@ -412,21 +412,17 @@ class Wires:
         """A transfer with a rate of its own has reached the end of its wire, latency included."""
         if transfer.is_dead:
             return
-        route = transfer.route
-        lane = route[transfer.hop].lane
-        if lane is not None and lane.active is transfer:  # nobody has taken the lane while latency passed
-            self._next(lane)
+        lane = transfer.route[transfer.hop].lane
+        if lane is not None:
+            if lane.active is transfer:  # nobody has taken the lane while latency passed
+                self._next(lane)
+            transfer.is_flowing = False
         self._charge(transfer, 1.0)
-        transfer.is_flowing = False
-        if self.is_lossy or len(route) > 1:
-            self.on_hop(transfer)
-        else:
-            self.arrived(transfer)
+        self.on_hop(transfer)
 
-    def on_free(self, transfer: Transfer) -> None:
+    def on_free(self, lane: Lane) -> None:
         """The last bit of a transfer has left a lane for which others wait."""
-        lane = transfer.wire.lane
-        if lane is not None and lane.active is transfer and 0.0 <= transfer.end_s <= self.kernel.now:
+        if lane.active is not None and 0.0 <= lane.active.end_s <= self.kernel.now:
             self._next(lane)
 
     def _next(self, lane: Lane) -> None:
@@ -541,12 +537,7 @@ class Wires:
         wire = transfer.route[transfer.hop]
         nbytes = transfer.bits * part / 8.0
         wire.bytes += nbytes
-        direction = wire.direction
-        self.totals.bytes_by[direction] += nbytes
-        if direction == "up":
-            wire.source.meter.bytes_up += nbytes
-        elif direction == "down":
-            wire.target.meter.bytes_down += nbytes
+        self.totals.bytes_by[wire.direction] += nbytes
         if self.log is not None:
             for one in transfer.group or (transfer,):
                 self.log(one, one.wire, part)

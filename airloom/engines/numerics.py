@@ -31,6 +31,7 @@ class Numerics:
         self.executor = executor
         self.sites = sites
         self.pending: dict[Call, None] = {}
+        self.order: list[Call] = []  # of some of them, the first to end last
         self.flushes = 0
         self.flushed_calls = 0
         self.round = 0  # for messages
@@ -52,13 +53,11 @@ class Numerics:
         """Run the numerics of `needed`, of what they depend on, and of other pending calls in order of end, up to the cap."""
         chosen: dict[Call, int] = {}
         for call in needed:
-            self._level(call, chosen)
-        if len(chosen) < FLUSH_CAP:
-            for call in sorted(self.pending, key=lambda c: (c.end_s, c.number)):
-                if call not in chosen:
-                    self._level(call, chosen)
-                    if len(chosen) >= FLUSH_CAP:
-                        break
+            if call.has_refs or call.state:
+                self._level(call, chosen)
+            else:
+                chosen[call] = 0
+        self._fill(chosen)
         self.flushes += 1
         self.flushed_calls += len(chosen)
         levels: dict[int, list[Call]] = {}
@@ -69,6 +68,22 @@ class Numerics:
             if level:
                 calls.sort(key=lambda c: (c.end_s, c.number))
             self._execute(calls)
+        if not self.pending:
+            self.order.clear()
+
+    def _fill(self, chosen: dict[Call, int]) -> None:
+        """Add other pending calls up to the cap, in order of end; what was put in order is kept for the next time."""
+        is_fresh = False
+        while len(chosen) < FLUSH_CAP:
+            if self.order:
+                call = self.order.pop()
+                if call in self.pending and call not in chosen:
+                    self._level(call, chosen)
+            elif is_fresh:
+                return
+            else:
+                self.order = sorted(self.pending, key=lambda c: (c.end_s, c.number), reverse=True)
+                is_fresh = True
 
     def _level(self, call: Call, chosen: dict[Call, int]) -> int:
         """Depth of a call in the graph of calls whose numerics have not run; adds it and what it depends on to `chosen`."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from heapq import heappop, heappush
 from typing import Any
 
 import torch
@@ -151,9 +150,7 @@ class Simulation:
                 self.values.lose_value(program.result, name)
         site.programs.clear()
         for resource in site.resources.values():
-            resource.queues.clear()
-            resource.ready.clear()
-            resource.fillers.clear()
+            resource.clear()
         self.wires.forget_place(name)
         if self.network.on_leave == "wipe":
             site.state.clear()
@@ -176,17 +173,9 @@ class Simulation:
                 resource.free += 1
             site.drawn = min(site.drawn, call.drawn)
         elif resource is not None:
-            owner = call.issue.owner
-            queue = resource.queues.get(owner)
-            if queue is not None and call in queue:
-                was_next = queue[0] is call
-                queue.remove(call)
-                if not queue:
-                    del resource.queues[owner]
-                elif was_next and queue[0].missing == -1:
-                    heappush(resource.ready, (self.kernel.now, queue[0].number, queue[0]))
-                if site.is_present:
-                    self._try_start(site, resource)
+            resource.dequeue(call, self.kernel.now)
+            if site.is_present:
+                self._try_start(site, resource)
         self.numerics.pending.pop(call, None)
         self.values.lose_value(call.root, device)
 
@@ -203,7 +192,6 @@ class Simulation:
         if share_hz is not None and len(share_hz) != len(where):
             raise ScenarioError(f"map(share_hz=...): got {len(share_hz)} shares for {len(where)} places; allowed is one share per place")
         label = function_name(fn)
-        owner = node.program_number
         codec, is_chain = codec_of(fn)
         if is_chain:  # its values go from client to client, and are encoded by themselves
             codec = None
@@ -216,7 +204,7 @@ class Simulation:
         signature, has_refs = issue.signature, bool(shared.refs)
         parts, body, control = shared.parts, shared.body, 0 if has_refs and not shared.parts else shared.control
         own: Arguments | None = None
-        sites, routes, owner = self.sites, node.site.routes, node.program_number
+        sites, routes = self.sites, node.site.routes
         refs: list[SimRef] = []
         for i, place in enumerate(where):
             site = sites.get(place)
@@ -244,11 +232,7 @@ class Simulation:
             if self.is_lossy:
                 site.calls[call] = None
             if resource is not None and priority >= 0:
-                queue = resource.queues.get(owner)
-                if queue is None:
-                    resource.queues[owner] = [call]
-                else:
-                    queue.append(call)
+                resource.enqueue(call)
             if place != here:
                 route = routes.get(place) or wires.route(node.site, place)
                 call.missing = 1
@@ -303,51 +287,30 @@ class Simulation:
             self._start(site, call)
             return
         call.missing = -1  # arguments are there
+        now = self.kernel.now
         if issue.priority < 0:
-            heappush(resource.fillers, (-issue.priority, self.kernel.now, call.number, call))
-            self._try_start(site, resource)
+            resource.fill(call, now)
+        elif resource.oldest(issue.owner) is not call:
             return
-        queue = resource.queues[issue.owner]
-        if queue[0] is not call:
-            return
-        if resource.free and not resource.ready:  # the common case: nobody else waits
-            del queue[0]
+        elif resource.free and not resource.ready:  # the common case: nobody else waits
             resource.free -= 1
             self._start(site, call)
-            self._advance(resource, issue.owner, queue)
+            resource.dequeue(call, now)
             return
-        heappush(resource.ready, (self.kernel.now, call.number, call))
-        if resource.free:
-            self._try_start(site, resource)
-
-    def _advance(self, resource: Resource, owner: int, queue: list[Call]) -> None:
-        """The next call of a program's queue is the oldest now; if its arguments are there it is ready."""
-        if not queue:
-            resource.queues.pop(owner, None)
-        elif queue[0].missing == -1:
-            heappush(resource.ready, (self.kernel.now, queue[0].number, queue[0]))
+        else:
+            resource.make_ready(call, now)
+        self._try_start(site, resource)
 
     def _try_start(self, site: Site, resource: Resource) -> None:
-        """Start calls while slots are free: oldest ready call first, fillers last."""
+        """Start calls while slots are free."""
         while resource.free:
-            call = None
-            while resource.ready and call is None:
-                call = heappop(resource.ready)[2]
-                if call.is_lost:
-                    call = None
-            if call is not None:
-                del resource.queues[call.issue.owner][0]
-            else:
-                while resource.fillers and call is None:
-                    call = heappop(resource.fillers)[3]
-                    if call.is_lost:
-                        call = None
-                if call is None:
-                    return
+            call = resource.take()
+            if call is None:
+                return
             resource.free -= 1
             self._start(site, call)
             if call.issue.priority >= 0:
-                self._advance(resource, call.issue.owner, resource.queues[call.issue.owner])
+                resource.dequeue(call, self.kernel.now)
 
     # --- running calls ----------------------------------------------------------------------------------------------------------------
 
