@@ -67,8 +67,9 @@ def test_every_method_that_declares_flower_computes_the_same(name: str) -> None:
     scenario = star_scenario(adapts=type(method).adapts)
     local = Local(scenario, method, 1, ["m0", "m1", "m2"])
     local.at_once = 1
-    real, _ = star_run(scenario, method, transport=local)
-    simulated = simulated_run(scenario, method)
+    rounds = 1 if name == "whale_fl" else 4  # its widths follow from measured seconds
+    real, _ = star_run(scenario, method, transport=local, rounds=rounds)
+    simulated = simulated_run(scenario, method, rounds=rounds)
     assert digest(real.model) == digest(simulated.model)
     if name not in ("fedbuff", "sequential_fl"):  # as above
         assert [real.summary[way] for way in ("bytes_up", "bytes_down")] == [simulated.summary[way] for way in ("bytes_up", "bytes_down")]
