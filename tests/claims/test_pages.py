@@ -11,20 +11,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 PAGES = (
-    "ada_lora_is",
-    "fedex",
-    "fedlora",
-    "fedrolex",
-    "flexlora",
-    "fslora",
-    "heterofl",
-    "hetlora",
-    "hfedavg",
-    "ics",
-    "mtgc",
-    "sequential_fl",
-    "whale_fl",
-)
+    "ada_lora_is", "fedex", "fedgs", "fedgsp", "fedlora", "fedrolex", "flexlora", "fslora", "heterofl", "hetlora", "hfedavg", "hfedms", "ics", "mtgc",
+    "sequential_fl", "whale_fl",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAGES)
