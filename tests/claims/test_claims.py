@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.claims import ada_lora_is, fedex, fedzo, fslora, hist, ics, mtgc, sequential_fl, whale_fl
+from benchmarks.claims import ada_lora_is, fedex, fedzo, fslora, hist, ics, mtgc, sequential_fl, sequential_split, whale_fl
 from benchmarks.claims.harness import RECORDS, Outcome
 
 
@@ -155,3 +155,22 @@ def test_hist() -> None:
     seconds = {side.label: outcome.mean("digits", side.label, "seconds_to_target") for side in hist.SIDES}
     assert accuracy["hist, equal"] > accuracy["hfedavg"] - 0.03
     assert seconds["hist, latency"] < seconds["hist, equal"] < seconds["hfedavg"]
+
+
+@pytest.mark.slow
+def test_small_split_learning_is_the_chain() -> None:
+    outcome = sequential_split.run(sequential_split.SMALL)
+    accuracy = {side.label: outcome.mean("20 Mbit/s", side.label, "accuracy") for side in sequential_split.SIDES}
+    assert accuracy["split, cut 1"] == pytest.approx(accuracy["sequential_fl"], abs=0.03)
+    assert accuracy["split, cut 1"] > accuracy["fedavg"] + 0.04
+
+
+@pytest.mark.claims
+def test_sequential_split() -> None:
+    outcome = sequential_split.run(folder=RECORDS)
+    accuracy = {side.label: outcome.mean("20 Mbit/s", side.label, "accuracy") for side in sequential_split.SIDES}
+    joules = {side.label: outcome.mean("20 Mbit/s", side.label, "round_j") for side in sequential_split.SIDES}
+    for cut in (1, 2):
+        assert accuracy[f"split, cut {cut}"] > accuracy["fedavg"] + 0.04
+        assert accuracy[f"split, cut {cut}"] == pytest.approx(accuracy["sequential_fl"], abs=0.02)
+    assert joules["split, cut 1"] < joules["split, cut 2"] < joules["sequential_fl"]
