@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from airloom.errors import DeviceLost
@@ -18,13 +19,15 @@ from airloom.tasks.requests import Request
 
 
 class Reply(NamedTuple):
-    """An answer at the device that asked: the text, how sure its endpoint is, where it was made, and when its first token came (seconds)."""
+    """An answer at the device that asked: the text, how sure its endpoint is, where it was made, when its first token came (seconds), and what
+    else the ledger is to hold."""
 
     text: str
     confidence: float
     where: str
     first_s: float
     is_fallback: bool = False
+    more: Mapping[str, Any] = MappingProxyType({})
 
 
 def majority(replies: Sequence[Reply]) -> Reply:
@@ -75,7 +78,7 @@ class Assistant(Service):
         reply = self.serve(device, above, asked)
         device.report(
             request=asked.number, correct=int(reply.text == asked.truth), latency_s=device.now_s - asked_s, first_s=max(0.0, reply.first_s - asked_s),
-            where=reply.where, is_remote=int(reply.where != device.name), is_fallback=int(reply.is_fallback),
+            where=reply.where, is_remote=int(reply.where != device.name), is_fallback=int(reply.is_fallback), **reply.more,
         )  # fmt: skip
 
     # --- words of the patterns ----------------------------------------------------------------------------------------------------------
