@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from airloom.program.method import Method, Range, Service
     from airloom.scenarios.scenario import Scenario
 
+METHOD_ROOMS = ("methods", "serving")  # where a method's or service's name is looked for
 NOT_SCENARIOS = ("fleet", "scenario")  # modules of airloom.scenarios that hold no scenario
 NEEDED: Any = inspect.Parameter.empty  # marks a field without default
 _WHERE = re.compile(r"(?P<place>(?:[A-Za-z]:)?[^:]*\.py|[^:]*)(?::(?P<thing>[A-Za-z_]\w*)(?=:|$))?(?::(?P<fields>.*))?", re.DOTALL)
@@ -362,8 +363,8 @@ def names_in(room: str) -> list[str]:
 
 
 def methods_there_are() -> list[str]:
-    """Return the modules of airloom.methods that hold a method; imports them all."""
-    loaded = {name: load_module(f"airloom.methods.{name}") for name in names_in("methods")}
+    """Return the modules that hold a method or a service; imports them all."""
+    loaded = {name: load_module(f"airloom.{room}.{name}") for room in METHOD_ROOMS for name in names_in(room)}
     return [name for name, module in loaded.items() if any(_is_method(thing, module) for thing in vars(module).values())]
 
 
@@ -498,10 +499,12 @@ def find_method(wanted: str | Method | Service) -> Candidate:
     if not isinstance(wanted, str):
         raise ScenarioError(f"method {wanted!r}: got a {type(wanted).__name__}; allowed is a name, file.py:Class, or a Method")
     place, thing, own = _split(wanted)
-    is_name = place in names_in("methods")
+    room = next((room for room in METHOD_ROOMS if place in names_in(room)), None)
+    is_name = room is not None
     if not is_name and not place.endswith(".py") and thing is None:
-        raise ScenarioError(f"method '{place}': there is no such method; {_one_of(place, names_in('methods'))}, file.py:Class or module:Class")
-    module = load_module(f"airloom.methods.{place}" if is_name else place)
+        known = [name for room in METHOD_ROOMS for name in names_in(room)]
+        raise ScenarioError(f"method '{place}': there is no such method; {_one_of(place, known)}, file.py:Class or module:Class")
+    module = load_module(f"airloom.{room}.{place}" if is_name else place)
     classes = {name: thing for name, thing in vars(module).items() if _is_method(thing, module)}
     if thing is None and len(classes) > 1 and is_name:
         classes = {name: cls for name, cls in classes.items() if name.lower() == place.replace("_", "")}
@@ -527,7 +530,7 @@ def _is_method(thing: Any, module: ModuleType) -> bool:
 
 def _method_name(cls: type) -> str:
     room, _, module = cls.__module__.rpartition(".")
-    return module if room == "airloom.methods" else cls.__name__
+    return module if room.removeprefix("airloom.") in METHOD_ROOMS else cls.__name__
 
 
 def _text_of(thing: Any) -> str | None:
@@ -538,7 +541,7 @@ def _text_of(thing: Any) -> str | None:
     if module.startswith("airloom_file_"):
         return f"{sys.modules[module].__file__}:{name}"
     room, _, last = module.rpartition(".")
-    if room in ("airloom.methods", "airloom.scenarios") and last in names_in(room.rpartition(".")[2]):
+    if room.removeprefix("airloom.") in (*METHOD_ROOMS, "scenarios") and last in names_in(room.rpartition(".")[2]):
         return last
     try:
         is_found = importlib.util.find_spec(module) is not None

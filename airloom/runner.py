@@ -28,6 +28,7 @@ from airloom.program.method import Method, Service
 from airloom.program.node import Node
 from airloom.program.tree import leaves, map_leaves
 from airloom.records import checkpoint
+from airloom.records.ledger import Ledger
 from airloom.records.record import RecordWriter, direction_of, reached
 from airloom.records.timeline import FILE as TIMELINE
 from airloom.records.timeline import TimelineWriter
@@ -133,6 +134,7 @@ class Runner:
         self.points: list[dict[str, Any]] = []
         self.window: list[dict[str, Any]] = []
         self.reports = 0
+        self.ledger = Ledger()
         self.model: Any = None
         self.personal: dict[str, Any] = {}  # the models that devices reported last, if each has its own
         self.last: dict[str, Any] = {}  # the last point that was evaluated
@@ -393,6 +395,9 @@ class Runner:
                         point |= {f"validation_{name}": own[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in own}
             self._check_finite(point, world.round)
             self._watch_target(point)
+            self.last = point
+        if isinstance(self.method, Service):
+            point |= self.ledger.add(point)
             self.last = point
         self.reports += 1
         self.points.append(point)

@@ -175,10 +175,12 @@ def test_what_only_this_process_knows_is_not_packed() -> None:
 
 
 def test_all_methods_of_the_package_are_found_by_their_module() -> None:
-    assert set(methods_there_are()) <= set(names_in("methods")) and "fedavg" in methods_there_are()
+    assert set(methods_there_are()) <= {*names_in("methods"), *names_in("serving")}
+    assert {"fedavg", "cascade"} <= set(methods_there_are())
     for name in methods_there_are():
         found = find_method(name)
-        assert (found.name, found.text, found.cls.__module__) == (name, name, f"airloom.methods.{name}")
+        room = "serving" if name in names_in("serving") else "methods"
+        assert (found.name, found.text, found.cls.__module__) == (name, name, f"airloom.{room}.{name}")
 
 
 def test_unknown_methods_and_fields_name_the_closest() -> None:
@@ -252,7 +254,7 @@ def test_all_scenarios_of_the_package_are_functions_of_their_module() -> None:
     for name in names_in("scenarios"):
         assert find_function(name).__name__ == name
         world = find_scenario(name)
-        assert world.text == name and isinstance(world.fields["task"], TaskSettings)
+        assert world.text == name and isinstance(world.fields.get("task", TaskSettings()), TaskSettings)
 
 
 def test_a_scenario_with_fields() -> None:

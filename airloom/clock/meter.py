@@ -13,7 +13,19 @@ class SiteMeter:
     `bytes_up` and `bytes_down` are those of the device's own access hop. Joules are active ones; idle joules follow from presence and busy time.
     """
 
-    __slots__ = ("absent_since_s", "busy_s", "bytes_down", "bytes_up", "compute_j", "flops", "idle_power_w", "is_server", "present_s", "radio_j")
+    __slots__ = (
+        "absent_since_s",
+        "busy_s",
+        "bytes_down",
+        "bytes_up",
+        "compute_j",
+        "flops",
+        "idle_power_w",
+        "is_server",
+        "present_s",
+        "price",
+        "radio_j",
+    )
 
     def __init__(self, idle_power_w: float, is_server: bool) -> None:
         self.idle_power_w = idle_power_w
@@ -23,6 +35,7 @@ class SiteMeter:
         self.compute_j = 0.0
         self.radio_j = 0.0
         self.flops = 0.0
+        self.price = 0.0
         self.busy_s: dict[str, float] = {}
         self.present_s = 0.0  # seconds of presence before `absent_since_s` turned None the last time
         self.absent_since_s: float | None = None
@@ -38,6 +51,7 @@ class SiteMeter:
             "joules_idle": idle_j,
             "busy_s": dict(self.busy_s),
             "flops": self.flops,
+            **({"price": self.price} if self.price else {}),
         }
 
 
@@ -47,12 +61,13 @@ class Totals:
     Idle joules are `idle power x seconds present`, summed over clients; active power comes on top of it.
     """
 
-    __slots__ = ("bytes_by", "idle_power_w", "idle_present_j", "joules", "joules_server", "since_s")
+    __slots__ = ("bytes_by", "idle_power_w", "idle_present_j", "joules", "joules_server", "price", "since_s")
 
     def __init__(self) -> None:
         self.bytes_by: dict[str, float] = dict.fromkeys(DIRECTIONS, 0.0)
         self.joules = 0.0
         self.joules_server = 0.0
+        self.price = 0.0  # what calls were billed
         self.idle_power_w = 0.0  # of all clients now present
         self.idle_present_j = 0.0  # idle power x presence up to since_s
         self.since_s = 0.0

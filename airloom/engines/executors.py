@@ -36,13 +36,16 @@ class Job(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a call really cost: its work, declared seconds, peak bytes and samples drawn; and bytes on the wire of the leaves that a codec encodes."""
+    """What a call really cost: its work, declared seconds, peak bytes and samples drawn; bytes on the wire of the leaves that a codec encodes;
+    joules beside those of the device's power, and what the call is billed."""
 
     work: Work
     declared_s: float
     peak_bytes: float
     drawn: int
     coded: Mapping[Path, int] = MappingProxyType({})
+    declared_j: float = 0.0
+    price: float = 0.0
 
 
 class Result(NamedTuple):
@@ -112,7 +115,7 @@ def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast | None
 
 def spent(here: Here, drawn_before: int, sizes: Mapping[Path, int]) -> Spent:
     """What a call has cost, read off its `here`; `sizes` are those of encoded leaves."""
-    return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before, sizes)
+    return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before, sizes, here.declared_j, here.price)
 
 
 def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any, fast: Fast = OFF) -> Executor:

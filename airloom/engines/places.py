@@ -40,6 +40,7 @@ from airloom.program.node import Estimate, Node, OnLoss, Snapshot
 from airloom.program.reducer import AirSum
 from airloom.program.ref import Ref
 from airloom.program.tree import Path, at, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
+from airloom.tasks.requests import Request
 from airloom.tasks.task import Task
 
 Post = Callable[[str, str, bytes], Awaitable[bytes]]  # (place, kind of message, message) -> answer; raises Unreachable
@@ -809,6 +810,10 @@ class PlaceNode(Node):
     def network(self) -> Snapshot:
         peer = self.peer
         return snapshot(peer.network, peer.task, peer.seed, self.place, self.now_s, lambda name: name not in peer.absent)
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        return self.peer.task.requests.get(self.name, ())
 
     def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
         peer = self.peer

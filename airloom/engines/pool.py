@@ -297,7 +297,9 @@ class Pool(Executor):
         blocks = Blocks(self.shelf.view, worker.gone)
         flops, steps, samples, width, moved, form = answer["work"]
         coded = {tuple(path): nbytes for path, nbytes in answer["coded"]}
-        spent = Spent(Work(flops, steps, samples, width, moved, form), answer["declared_s"], answer["peak_bytes"], answer["drawn"], coded)
+        spent = Spent(
+            Work(flops, steps, samples, width, moved, form), answer["declared_s"], answer["peak_bytes"], answer["drawn"], coded, *answer["bill"]
+        )
         sent = self.shelf.read(answer["sent"], blocks)
         return index, Result(self.shelf.read(answer["value"], blocks), self.shelf.read(answer["changes"], blocks), spent, sent=sent)
 
@@ -370,17 +372,18 @@ def _answer(shelf: Shelf, result: Result, told: set[str]) -> dict[str, Any]:
         told.difference_update(recipes)
         return {"again": True}
     assert result.spent is not None
-    work, declared_s, peak_bytes, drawn, coded = result.spent
+    spent = result.spent
     return {
         "value": value,
         "sent": sent,
-        "coded": [[list(path), nbytes] for path, nbytes in coded.items()],
+        "coded": [[list(path), nbytes] for path, nbytes in spent.coded.items()],
         "changes": changes,
         "recipes": recipes,
-        "work": list(work),
-        "declared_s": declared_s,
-        "peak_bytes": peak_bytes,
-        "drawn": drawn,
+        "work": list(spent.work),
+        "declared_s": spent.declared_s,
+        "peak_bytes": spent.peak_bytes,
+        "drawn": spent.drawn,
+        "bill": [spent.declared_j, spent.price],
     }
 
 

@@ -48,12 +48,28 @@ class Standing(NamedTuple):
 class Price:
     """What a call computes and makes: work, declared seconds, peak memory, samples drawn, and the shapes of its result and state."""
 
-    __slots__ = ("changes", "drawn", "flops", "leaves", "on_device", "peak_bytes", "result", "seconds", "signatures", "state_bytes", "work")
+    __slots__ = (
+        "bill",
+        "changes",
+        "drawn",
+        "flops",
+        "joules",
+        "leaves",
+        "on_device",
+        "peak_bytes",
+        "result",
+        "seconds",
+        "signatures",
+        "state_bytes",
+        "work",
+    )
 
     def __init__(self, spent: Spent, result: Any, changes: Mapping[str, Any]) -> None:
         self.work: Work = spent.work
         self.flops = self.work.flops
         self.seconds = spent.declared_s
+        self.joules = spent.declared_j
+        self.bill = spent.price
         self.peak_bytes = spent.peak_bytes
         self.drawn = spent.drawn
         self.result = map_leaves(to_meta, result)
@@ -69,7 +85,7 @@ class Price:
         if known is None:
             work = self.work
             seconds = self.seconds + (device.seconds(work) if work.flops or work.steps else 0.0)
-            known = self.on_device[id(device)] = (seconds, device.joules(seconds, work))
+            known = self.on_device[id(device)] = (seconds, self.joules + device.joules(seconds, work))
         return known
 
 

@@ -26,6 +26,7 @@ from airloom.program.node import Estimate, Node, OnLoss, Snapshot
 from airloom.program.reducer import AirSum
 from airloom.program.ref import Ref
 from airloom.program.tree import map_leaves, signature
+from airloom.tasks.requests import Request
 
 if TYPE_CHECKING:
     from airloom.engines.simulated import Simulation
@@ -72,6 +73,10 @@ class SimNode(Node):
     def network(self) -> Snapshot:
         sim = self.sim
         return snapshot(sim.network, sim.task, sim.seed, self.site.name, sim.kernel.now, lambda name: sim.sites[name].is_present)
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        return self.sim.task.requests.get(self.name, ())
 
     def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
         sim = self.sim

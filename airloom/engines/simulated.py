@@ -376,6 +376,8 @@ class Simulation:
         if self.is_loaded:
             seconds *= self.network.slowdown(site.name, now, self.seed)  # the same joules: the rest belongs to what else runs there
         call.joules = joules
+        self.totals.price += price.bill  # due once a call has begun, whoever still waits for it
+        site.meter.price += price.bill
         if price.peak_bytes + site.stored_bytes + site.held_bytes > site.room_bytes:
             self._refuse_memory(site, call, price)
         call.end_s = now + seconds
@@ -587,6 +589,7 @@ class Simulation:
             "joules": joules,
             "joules_idle": totals.idle_j(now),
             "joules_server": server_j,
+            **({"price": totals.price} if self.task.requests else {}),
         }
 
     def device_totals(self) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from airloom.program.method import Method, Service, function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
 from airloom.program.ref import Ref
 from airloom.program.tree import Path, at, key_of, leaves, map_leaves, version_of
+from airloom.tasks.requests import Request
 from airloom.tasks.task import Task
 
 
@@ -737,6 +738,10 @@ class StarNode(Node):
         world = self.world
         world.begin()
         return snapshot(world.network, world.task, world.seed, self.name, world.clock.now_s(), world.is_present)
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        return self.world.task.requests.get(self.name, ())
 
     def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
         raise Unsupported("node.estimate: real machines have no price before they have worked; calibrate a simulation from a measured run instead")

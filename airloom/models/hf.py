@@ -107,6 +107,17 @@ def hf_lora(
     return model(build, components=components, dtype=next(base.parameters()).dtype, name=where.name if name is None else name)
 
 
+def causal(path: Path | str) -> Any:
+    """Return a pretrained causal language model of `transformers` as it is, frozen, from a local folder or a file of llama2.c.
+
+    Raises
+    ------
+    MissingExtra: transformers is not installed.
+    ScenarioError: no such folder, no weights in it, or weights of another architecture.
+    """
+    return _read(Path(path).expanduser(), "causal", None)[0]
+
+
 def _library(name: str) -> Any:
     """Import an optional package that must not reach for the network."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -7,7 +7,7 @@ function at its start instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from airloom.clock.rng import generator, seed_of
 from airloom.errors import ScenarioError
 from airloom.models import train as learn
 from airloom.models.batch import Batch, Batches
+from airloom.models.endpoint import Endpoint
 from airloom.models.params import Params
 from airloom.models.price import Cost, train_flops
 from airloom.models.train import SGD, TrainLog
@@ -146,6 +147,8 @@ class Here:
         self.spent = Cost()
         self.declared_flops = 0.0
         self.declared_s = 0.0
+        self.declared_j = 0.0
+        self.price = 0.0
         self._log: TrainLog | None = None
         self._data: DeviceData | None = None
 
@@ -338,15 +341,35 @@ class Here:
 
     # --- cost -------------------------------------------------------------------------------------------------------------------------
 
-    def cost(self, *, flops: float | None = None, seconds: float | None = None) -> None:
-        """Declare work that the library cannot see (own loops, scikit-learn)."""
-        if flops is None and seconds is None:
-            raise ScenarioError("here.cost: got neither flops nor seconds; allowed is at least one")
-        for what, amount in (("flops", flops), ("seconds", seconds)):
+    def cost(self, *, flops: float | None = None, seconds: float | None = None, joules: float | None = None, price: float | None = None) -> None:
+        """Declare work that the library cannot see (own loops, scikit-learn), joules beside the device's power, and what a call is billed."""
+        given = {"flops": flops, "seconds": seconds, "joules": joules, "price": price}
+        if all(amount is None for amount in given.values()):
+            raise ScenarioError(f"here.cost: got nothing; allowed is at least one of {', '.join(given)}")
+        for what, amount in given.items():
             if amount is not None and not (amount >= 0 and np.isfinite(amount)):
                 raise ScenarioError(f"here.cost({what}={amount!r}) at '{self._name}': allowed are finite numbers >= 0")
         self.declared_flops += flops or 0.0
         self.declared_s += seconds or 0.0
+        self.declared_j += joules or 0.0
+        self.price += price or 0.0
+
+    # --- answering --------------------------------------------------------------------------------------------------------------------
+
+    def answer(self, question: str, context: Any = None, notes: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Ask the resident endpoint; its seconds, joules and price are charged. Returns a reply (see `airloom.models.endpoint`).
+
+        Arguments:
+            question: what is asked.
+            context: what comes with it (a byte array), or None.
+            notes: replies of others that the endpoint reads before it answers.
+        """
+        endpoint = self.model
+        if not isinstance(endpoint, Endpoint):
+            raise ScenarioError(f"here.answer at '{self._name}': its resident model is a {type(endpoint).__name__}; allowed is an Endpoint")
+        reply = endpoint.reply(question, 0 if context is None else len(context), notes)
+        self.cost(seconds=endpoint.seconds(reply), joules=endpoint.joules(reply), price=endpoint.price(reply))
+        return reply
 
     def steps_within(self, seconds: float, batch_size: int) -> int:
         """Training steps of the task's own model that this device finishes in `seconds`."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from airloom.program.ref import Ref
+from airloom.tasks.requests import Request
 
 DeviceFunction = Callable[..., Any]
 OnLoss = Literal["renormalize", "drop", "raise"]
@@ -83,6 +84,11 @@ class Node(ABC):
     @abstractmethod
     def network(self) -> Snapshot:
         """What a planner may know now."""
+
+    @property
+    @abstractmethod
+    def requests(self) -> Sequence[Request]:
+        """What users ask at this place, in order of time."""
 
     @abstractmethod
     def estimate(self, fn: DeviceFunction, where: str, *args: Any) -> Estimate:

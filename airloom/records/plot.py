@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from airloom.errors import RecordError
 from airloom.records.compare import cost_of
 from airloom.records.record import Record
+from airloom.records.serving import draw_serving, is_serving
 from airloom.records.table import is_rate, metric_text, number, unit_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 # M. Okabe and K. Ito, Color Universal Design, 2008, without the yellow that vanishes on white; further methods repeat them in other dashes
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.5, 1.2)))
 _PANELS = (("seconds", "time"), ("bytes", "traffic, up + down"), ("joules", "energy of the devices"))
 _WIDTH_IN, _DPI = 10.0, 150  # 1500 pixels wide
@@ -34,7 +35,7 @@ _TOP_IN, _ROW_IN, _PANEL_IN, _BOTTOM_IN = 0.42, 0.23, 2.75, 0.56  # heights of t
 _LEFT_IN, _RIGHT_IN = 0.66, 0.64  # margins beside the panels
 _SPREAD = 30.0  # with more between the first and the last thing to see, the axis is logarithmic
 _SAMPLES = 400  # points of a mean curve, and at most twice as many of a seed's curve
-_INK, _GREY, _LIGHT = "#222222", "#666666", "#E6E6E6"
+INK, GREY, LIGHT = "#222222", "#666666", "#E6E6E6"
 _HANDLE_IN, _GAP_IN = 0.26, 0.26  # of the legend: length of a line, distance between entries
 
 
@@ -49,7 +50,7 @@ def draw(comparison: Comparison, path: Path | None = None) -> Figure:
     """Draw the metric against seconds, bytes and joules: means in bold, seeds thin, a cross where the target is reached.
 
     The mean at any cost is over all seeds, each with the last value it had by then, so that it never is one of survivors; it stops where one
-    of them diverges. A panel in which nothing was ever spent is left out.
+    of them diverges. A panel in which nothing was ever spent is left out. Services: accuracy against waiting time, energy and price.
 
     Parameters
     ----------
@@ -71,6 +72,8 @@ def draw(comparison: Comparison, path: Path | None = None) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if is_serving(comparison):
+        return draw_serving(comparison, path)
     curves = {cost: _curves(comparison, cost) for cost, _ in _PANELS}
     panels = [(cost, title) for cost, title in _PANELS if any((curve.x > 0.0).any() for seeds in curves[cost].values() for curve in seeds)]
     if not panels:
@@ -146,13 +149,13 @@ def _draw_panel(axis: Axes, comparison: Comparison, cost: str, title: str, curve
             for width, ink in ((4.2, "white"), (2.2, color)):  # a white rim keeps crosses apart from lines
                 axis.plot(at, np.full(len(at), comparison.target), markeredgewidth=width if is_sure else 0.6 * width, color=ink, zorder=5, **mark)
     if comparison.target is not None:
-        axis.axhline(comparison.target, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axis.axhline(comparison.target, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     if is_log:
         axis.set_xscale("log")
     else:
         axis.set_xlim(0.0, 1.02 * largest / size)
     clock = f"{comparison.clock} " if cost == "seconds" and comparison.clock else ""
-    axis.set_xlabel(f"{clock}{title} ({unit})", fontsize=9.5, color=_INK, labelpad=5)
+    axis.set_xlabel(f"{clock}{title} ({unit})", fontsize=9.5, color=INK, labelpad=5)
     _tidy(axis, is_log=is_log)
 
 
@@ -178,7 +181,7 @@ def _draw_metric_axis(axes: Sequence[Axes], comparison: Comparison, values: Sequ
         margin = 0.06 * (high - low or 1.0)
         axis.set_ylim(low - margin, high + margin)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: metric_text(comparison.metric, value)))
-    axis.set_ylabel(comparison.metric.replace("_", " "), fontsize=9.5, color=_INK)
+    axis.set_ylabel(comparison.metric.replace("_", " "), fontsize=9.5, color=INK)
     for other in axes:
         _tidy_metric_axis(other, is_first=other is axis)
     if comparison.target is not None:
@@ -190,7 +193,7 @@ def _draw_metric_axis(axes: Sequence[Axes], comparison: Comparison, values: Sequ
             textcoords="offset points",
             va="center",
             fontsize=9,
-            color=_INK,
+            color=INK,
         )
 
 
@@ -203,11 +206,11 @@ def _draw_head(figure: Figure, comparison: Comparison) -> float:
         0.0, 1.0, cast(Affine2DBase, figure.transFigure)
     )  # inches from the upper left corner, which may still move
     right = _WIDTH_IN - _RIGHT_IN
-    figure.text(_LEFT_IN, -0.14, comparison.title, fontsize=12, fontweight="bold", color=_INK, va="top", transform=below_top)
-    figure.text(right, -0.17, _reading_aid(comparison), fontsize=8.5, color=_GREY, va="top", ha="right", transform=below_top)
+    figure.text(_LEFT_IN, -0.14, comparison.title, fontsize=12, fontweight="bold", color=INK, va="top", transform=below_top)
+    figure.text(right, -0.17, _reading_aid(comparison), fontsize=8.5, color=GREY, va="top", ha="right", transform=below_top)
     x, y = _LEFT_IN, -_TOP_IN - _ROW_IN / 2
     for i, method in enumerate(comparison.methods):
-        text = figure.text(0.0, 0.0, _label(comparison, method), fontsize=9.5, color=_INK, va="center_baseline", transform=below_top)
+        text = figure.text(0.0, 0.0, _label(comparison, method), fontsize=9.5, color=INK, va="center_baseline", transform=below_top)
         width = _HANDLE_IN + 0.08 + text.get_window_extent().width / _DPI
         if x > _LEFT_IN and x + width > right:
             x, y = _LEFT_IN, y - _ROW_IN
@@ -242,7 +245,7 @@ def _label(comparison: Comparison, method: str) -> str:
 
 def _style(index: int) -> tuple[str, Any]:
     """Return color and dashes of the method at a place of the table."""
-    return _COLORS[index % len(_COLORS)], _DASHES[index // len(_COLORS) % len(_DASHES)]
+    return COLORS[index % len(COLORS)], _DASHES[index // len(COLORS) % len(_DASHES)]
 
 
 def _tidy(axis: Axes, *, is_log: bool) -> None:
@@ -251,10 +254,10 @@ def _tidy(axis: Axes, *, is_log: bool) -> None:
 
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
-    axis.spines["bottom"].set_color(_GREY)
+    axis.spines["bottom"].set_color(GREY)
     axis.set_axisbelow(True)
-    axis.grid(axis="y", color=_LIGHT, linewidth=0.8)
-    axis.tick_params(axis="x", labelsize=9, colors=_GREY, length=3)
+    axis.grid(axis="y", color=LIGHT, linewidth=0.8)
+    axis.tick_params(axis="x", labelsize=9, colors=GREY, length=3)
     if is_log:
         low, high = axis.get_xlim()
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)))
@@ -266,4 +269,4 @@ def _tidy(axis: Axes, *, is_log: bool) -> None:
 
 def _tidy_metric_axis(axis: Axes, *, is_first: bool) -> None:
     """Show the shared numbers once."""
-    axis.tick_params(axis="y", which="both", length=0, labelsize=9, colors=_GREY, labelleft=is_first)
+    axis.tick_params(axis="y", which="both", length=0, labelsize=9, colors=GREY, labelleft=is_first)

@@ -106,6 +106,10 @@ class Cell(NamedTuple):
 
 def cells(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     """Return the column titles (several lines each) and one list of cells per method; a cost has one unit per column."""
+    from airloom.records.serving import is_serving, serving_cells
+
+    if is_serving(comparison):
+        return serving_cells(comparison)
     rows, metric = comparison.rows, comparison.metric
     titles, columns = ["method", "reached"], [[Cell(row["method"]) for row in rows], [Cell(row["reached"] or _NOTHING) for row in rows]]
     for cost, title in _COLUMNS:

@@ -410,7 +410,7 @@ class PartitionStatistics:
 
 
 def label_table(parts: Sequence[Rows], y: ArrayLike, *, classes: int | None = None) -> NDArray[np.int64]:
-    """Return the (clients, classes) table of label counts; labels of more than one dimension (text) count every position.
+    """Return the (clients, classes) table of label counts; labels of more than one dimension (text) count every position that has one.
 
     >>> label_table([np.array([0, 1]), np.array([2])], [0, 0, 1]).tolist()
     [[2, 0], [0, 1]]
@@ -421,7 +421,9 @@ def label_table(parts: Sequence[Rows], y: ArrayLike, *, classes: int | None = No
     taken = labels[np.concatenate(parts)] if len(parts) else labels[:0]
     width = taken[0].size if len(taken) else 1
     who = np.repeat(np.arange(len(parts)), lengths * width)
-    return np.bincount(who * total + taken.reshape(-1), minlength=len(parts) * total).reshape(len(parts), total).astype(np.int64)
+    flat = taken.reshape(-1)
+    counts = flat >= 0  # padding, and what need not be predicted, has a negative label
+    return np.bincount((who * total + flat)[counts], minlength=len(parts) * total).reshape(len(parts), total).astype(np.int64)
 
 
 def statistics(parts: Sequence[Rows], y: ArrayLike) -> PartitionStatistics:

@@ -21,6 +21,7 @@ from airloom.tasks.datasets import Dataset
 from airloom.tasks.evaluate import as_tensors, columns_of
 from airloom.tasks.metrics import IGNORE, default_metrics, metric
 from airloom.tasks.partition import statistics
+from airloom.tasks.requests import Request
 from airloom.tasks.stream import Stream
 
 Rows = NDArray[np.int64]
@@ -143,6 +144,7 @@ class Task:
     residents : models that stay at devices (`here.model`): per-client architectures, estimators, endpoints.
     validation_share : share of each device's rows kept apart as its `.validation`, 0..0.5.
     stream : how the rows of a device arrive in time; None: all are there from the start.
+    requests : what users ask at each place, in order of time.
     natural : natural client (writer, subject, role) of each device, for its personal test rows.
     personal_rows : most rows of a device's personal test part.
     seed : seed of streams, of personal test parts and of validation parts.
@@ -171,6 +173,7 @@ class Task:
     residents: Mapping[str, Any] = field(default_factory=dict)
     validation_share: float = 0.0
     stream: Stream | None = None
+    requests: Mapping[str, tuple[Request, ...]] = field(default_factory=dict)
     natural: Mapping[str, Any] = field(default_factory=dict)
     personal_rows: int = 256
     seed: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -33,9 +33,10 @@ class Tokenizer:
     pad : id that fills a row behind its text.
     begin : id that begins a text, or None.
     encode : text -> ids, without `begin`.
+    decode : ids -> text.
 
-    >>> by_bytes().encode("ab"), by_bytes().size
-    ([98, 99], 257)
+    >>> by_bytes().encode("ab"), by_bytes().decode([98, 99]), by_bytes().size
+    ([98, 99], 'ab', 257)
     """
 
     name: str
@@ -43,6 +44,7 @@ class Tokenizer:
     pad: int
     begin: int | None
     encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
 
     def ids(self, text: str) -> list[int]:
         """Return `begin`, if there is one, and the ids of a text."""
@@ -51,7 +53,10 @@ class Tokenizer:
 
 def by_bytes() -> Tokenizer:
     """Return the tokenizer that needs no file: byte b of the UTF-8 text has id b + 1."""
-    return Tokenizer(name="bytes", size=257, pad=0, begin=None, encode=lambda text: [b + 1 for b in text.encode()])
+    return Tokenizer(
+        name="bytes", size=257, pad=0, begin=None, encode=lambda text: [b + 1 for b in text.encode()],
+        decode=lambda ids: bytes(i - 1 for i in ids if i).decode(errors="replace"),
+    )  # fmt: skip
 
 
 def by_characters(path: Path | str) -> Tokenizer:
@@ -66,6 +71,7 @@ def by_characters(path: Path | str) -> Tokenizer:
     return Tokenizer(
         name=Path(path).stem, size=len(lines), pad=0, begin=index.get("<s>"),
         encode=lambda text: [index.get(character, 0) for character in text.replace(" ", "\u2581")],
+        decode=lambda ids: "".join(lines[i].split("\t")[0] for i in ids).replace("\u2581", " "),
     )  # fmt: skip
 
 
@@ -111,7 +117,11 @@ def by_merges(path: Path | str) -> Tokenizer:
         pieces = (" " + text).split(" ")[1:] if text else []
         return [i for piece in pieces for i in word(" " + piece)]
 
-    return Tokenizer(name=Path(path).stem, size=len(tokens), pad=0, begin=1, encode=encode)
+    def decode(ids: Sequence[int]) -> str:
+        spelled = [bytes([i - _BYTE_IDS]) if _BYTE_IDS <= i < _BYTE_IDS + 256 else tokens[i][0] for i in ids if i >= _BYTE_IDS]
+        return b"".join(spelled).decode(errors="replace").removeprefix(" ")
+
+    return Tokenizer(name=Path(path).stem, size=len(tokens), pad=0, begin=1, encode=encode, decode=decode)
 
 
 def by_gpt2(folder: Path | str) -> Tokenizer:
@@ -130,7 +140,11 @@ def by_gpt2(folder: Path | str) -> Tokenizer:
     library = _library("tokenizers")
     coder: Any = library.Tokenizer(library.models.BPE(vocabulary, merges))
     coder.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return Tokenizer(name="gpt2", size=len(vocabulary) + 1, pad=0, begin=None, encode=lambda text: [i + 1 for i in coder.encode(text).ids])
+    coder.decoder = library.decoders.ByteLevel()
+    return Tokenizer(
+        name="gpt2", size=len(vocabulary) + 1, pad=0, begin=None, encode=lambda text: [i + 1 for i in coder.encode(text).ids],
+        decode=lambda ids: coder.decode([i - 1 for i in ids if i]),
+    )  # fmt: skip
 
 
 def by_folder(folder: Path | str) -> Tokenizer:
@@ -151,8 +165,9 @@ def by_folder(folder: Path | str) -> Tokenizer:
         raise ScenarioError(f"by_folder('{where}'): there is no tokenizer of transformers in it ({error}); save it beside the model") from error
     pad = coder.pad_token_id if coder.pad_token_id is not None else coder.eos_token_id or 0
     return Tokenizer(
-        name=where.name, size=len(coder), pad=pad, begin=coder.bos_token_id, encode=lambda text: coder.encode(text, add_special_tokens=False)
-    )
+        name=where.name, size=len(coder), pad=pad, begin=coder.bos_token_id,
+        encode=lambda text: coder.encode(text, add_special_tokens=False), decode=lambda ids: coder.decode(list(ids), skip_special_tokens=True),
+    )  # fmt: skip
 
 
 def beside(model: Path | str) -> Tokenizer:

@@ -15,7 +15,9 @@ from airloom.tasks.metrics import IGNORE, METRICS
 from airloom.tasks.task import DeviceData
 from airloom.tasks.tokenizer import Tokenizer, by_bytes
 
-LETTERS = Tokenizer(name="letters", size=27, pad=0, begin=26, encode=lambda text: [ord(c) - 96 for c in text])
+LETTERS = Tokenizer(
+    name="letters", size=27, pad=0, begin=26, encode=lambda text: [ord(c) - 96 for c in text], decode=lambda ids: "".join(chr(i + 96) for i in ids)
+)
 
 
 def test_classes_are_cut_at_the_end_and_filled_up() -> None:

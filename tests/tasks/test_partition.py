@@ -253,3 +253,7 @@ def test_plot_writes_a_png(tmp_path: Path, style: str) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ScenarioError, match="'bars' and 'dots'"):
         deal.plot_partition([np.arange(3)], LABELS, path, style="pie")
+
+
+def test_labels_that_do_not_count_are_in_no_class() -> None:
+    assert deal.label_table([np.array([0]), np.array([1])], [[-100, 1], [0, 1]]).tolist() == [[0, 1], [1, 1]]

@@ -1,0 +1,144 @@
+"""A language of sums and products that a tiny transformer can learn in two seconds, and the transformer.
+
+A question is two or three digits with + or * between them, read from left to right: "3+4*2=" asks for ((3 + 4) * 2) mod 100. An answer is one token,
+a number from 0 to 99, or `ASK`, with which a model says that somebody else should answer. Sums of two digits are easy to learn, products less so,
+and of the three-digit questions only sums are practiced: questions are easy and hard by degrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from airloom.clock.rng import generator, seed_of
+from airloom.errors import ScenarioError
+from airloom.models import zoo
+from airloom.models.batch import Batches
+from airloom.models.endpoint import Answer, Solver, persuaded
+from airloom.models.module import ModelSpec
+from airloom.models.objective import NextToken
+from airloom.models.params import Params
+from airloom.models.train import AdamW, forward, train
+from airloom.tasks.datasets import Dataset
+from airloom.tasks.metrics import IGNORE
+
+WORDS = (*map(str, range(100)), "+", "*", "=", "?", "_")  # the last two: ask, and what fills a row at the left
+IDS = {word: i for i, word in enumerate(WORDS)}
+ASK = "?"
+WINDOW = 6  # three numbers, two signs and "="
+STEPS, BATCH, LR = 250, 64, 1e-2  # ours: about two seconds of one core
+
+
+def solve(question: str) -> str:
+    """Return the right answer.
+
+    >>> solve("3+4*2=")
+    '14'
+    """
+    value = int(question[0])
+    for sign, digit in zip(question[1:-1:2], question[2::2]):
+        value = (value + int(digit) if sign == "+" else value * int(digit)) % 100
+    return str(value)
+
+
+def draw(rng: np.random.Generator, *, digits: int, signs: str = "+*") -> str:
+    """Return a random question with so many digits."""
+    parts = [str(rng.integers(10))]
+    for _ in range(digits - 1):
+        parts += [signs[rng.integers(len(signs))], str(rng.integers(10))]
+    return "".join(parts) + "="
+
+
+def mixed(rng: np.random.Generator, *, hard: float) -> tuple[str, str]:
+    """Return a question and its answer: three digits with probability `hard`, else two."""
+    question = draw(rng, digits=3 if rng.random() < hard else 2)
+    return question, solve(question)
+
+
+def encode(questions: Sequence[str]) -> Tensor:
+    """Token ids [n, WINDOW], filled up at the left, so that "=" is always the last."""
+    rows = [[IDS["_"]] * (WINDOW - len(question)) + [IDS[letter] for letter in question] for question in questions]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def is_question(text: str) -> bool:
+    """Whether a text belongs to the language.
+
+    >>> is_question("3+4="), is_question("hello")
+    (True, False)
+    """
+    inner = text[:-1]
+    return len(text) in (4, WINDOW) and text[-1] == "=" and all((c in "0123456789") if i % 2 == 0 else c in "+*" for i, c in enumerate(inner))
+
+
+def rows(count: int, *, hard: float, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of `count` random questions; y counts at the last place only."""
+    rng = generator(seed, "arithmetic", part)
+    pairs = [mixed(rng, hard=hard) for _ in range(count)]
+    x = encode([question for question, _ in pairs]).numpy()
+    y = np.full_like(x, IGNORE)
+    y[:, -1] = [int(answer) for _, answer in pairs]
+    return x, y
+
+
+def dataset(*, count: int, hard: float, seed: int) -> Dataset:
+    """Questions as a data set of next tokens: `count` to learn from, a quarter of that for validation and for tests each."""
+    (x, y), (xv, yv), (xt, yt) = (
+        rows(n, hard=hard, seed=seed, part=part) for n, part in ((count, "train"), (count // 4, "validation"), (count // 4, "test"))
+    )
+    return Dataset(
+        name="arithmetic", x_train=x, y_train=y, x_validation=xv, y_validation=yv, x_test=xt, y_test=yt, classes=len(WORDS), kind="next_token",
+        source="drawn here: sums and products of two or three digits modulo 100",
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def tiny() -> ModelSpec:
+    """The tiny transformer: one block of width 32, 19,785 values."""
+    return zoo.transformer(vocabulary=len(WORDS), width=32, heads=4, blocks=1, context=WINDOW)
+
+
+@lru_cache(maxsize=1)
+def pretrained() -> Params:
+    """The tiny transformer after practice: sums of two digits (60 %), products of two (20 %), sums of three (20 %). The same in every process."""
+    rng = generator("arithmetic", "practice")
+    kinds = rng.random(STEPS * BATCH)
+    asked = [draw(rng, digits=2 if kind < 0.8 else 3, signs="*" if 0.6 <= kind < 0.8 else "+") for kind in kinds]
+    y = torch.full((len(asked), WINDOW), IGNORE)
+    y[:, -1] = torch.tensor([int(solve(question)) for question in asked])
+    batches = Batches.of(encode(asked), y, torch.arange(len(asked)).reshape(STEPS, BATCH))
+    rates = [LR * min(1.0, 2.0 * (1.0 - k / STEPS)) for k in range(STEPS)]  # constant, then falling to zero
+    x, _ = train(tiny().initial(seed_of("arithmetic", "initial")), batches, lr=rates, optimizer=AdamW(), objective=NextToken())
+    return x
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TinySolver(Solver):
+    """The tiny transformer as a solver: its most likely number, as sure as that is likely.
+
+    Arguments:
+        values: of the transformer.
+        reply_tokens: tokens that a reply is declared to take, reasoning included.
+        may_ask: whether `ASK` is an answer too, for models that have learned to ask.
+    """
+
+    values: Params
+    reply_tokens: int
+    may_ask: bool = False
+
+    def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
+        """The most likely number (or `ASK`)."""
+        if not is_question(question):
+            raise ScenarioError(f"question {question!r}: allowed are two or three digits with + or * between them and = at the end, such as 3+4*2=")
+        chances = forward(self.values, encode([question]))[0, -1].softmax(-1)
+        if not self.may_ask:
+            chances = chances[:100]
+        best = int(chances[:100].argmax()) if not self.may_ask or chances[IDS[ASK]] < chances[:100].max() else IDS[ASK]
+        return persuaded(Answer(WORDS[best], float(chances[best]), self.reply_tokens), () if WORDS[best] == ASK else notes)
