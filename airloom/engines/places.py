@@ -347,6 +347,9 @@ class Peer:
             return
         if self.home is not None:
             self._note(item.place, self.name, item.label, "value", size, len(answer), max(asked_s, header["sent_s"]), arrived_s)
+        elif item.place != self.name:  # the root's text has it: not a message of its own, but part of what one takes
+            seconds = max(self.clock.now_s() - max(asked_s, header["made_s"]), 0.0)
+            self.lines.append({"kind": "handed", "from": item.place, "to": self.name, "function": item.label, "bytes": size, "seconds": seconds})
         for path in paths:
             future = item.parts[path]
             if not future.done():
