@@ -49,6 +49,11 @@ def persuaded(own: Answer, notes: Sequence[str]) -> Answer:
     return own._replace(text=Counter(notes).most_common(1)[0][0])
 
 
+def unlike(_: str) -> str:
+    """What a declared solver says where it is wrong, unless told otherwise."""
+    return "wrong"
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Declared(Solver):
@@ -56,9 +61,10 @@ class Declared(Solver):
 
     Arguments:
         solve: question -> right answer.
-        skill: question -> chance of being right, 0..1. It is drawn once per question, so asking again does not help; a wrong answer is "wrong".
+        skill: question -> chance of being right, 0..1. It is drawn once per question, so asking again does not help; see `mistake`.
         reply_tokens: tokens of every reply.
         name: of the random stream; two endpoints of one name are right on the same questions.
+        mistake: question -> what is said instead.
 
     >>> sure = Declared(solve=lambda q: "4", skill=lambda q: 1.0, reply_tokens=20, name="cloud")
     >>> sure.answer("2+2=", ())
@@ -69,12 +75,13 @@ class Declared(Solver):
     skill: Callable[[str], float]
     reply_tokens: int
     name: str
+    mistake: Callable[[str], str] = unlike
 
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
         """Right with the chance that `skill` gives; the confidence is that chance."""
         chance = self.skill(question)
         is_right = generator("declared", self.name, question).random() < chance
-        return persuaded(Answer(self.solve(question) if is_right else "wrong", chance, self.reply_tokens), notes)
+        return persuaded(Answer(self.solve(question) if is_right else self.mistake(question), chance, self.reply_tokens), notes)
 
 
 @final
