@@ -15,7 +15,7 @@ from typing import Any, Literal
 from airloom import jobs, tune
 from airloom.errors import RecordError, ScenarioError
 from airloom.jobs import Job, Tell
-from airloom.program.method import Method, Service
+from airloom.program.method import Method, Planned, Service
 from airloom.records import calibrate as calibrating
 from airloom.records import compare as comparing
 from airloom.records.compare import Comparison
@@ -120,6 +120,25 @@ def prepare(
     job = jobs.job_of(candidate, candidate.make(built.suited, sets.method), labels([candidate])[0], world, seed, engine, options)
     jobs.check(job)
     return job, _folder(out, f"{built.name}-{job.label}-{seed}")
+
+
+def planned(
+    method: str | Method | Service, scenario: str | Callable[..., Scenario] | Scenario = "home", seed: int = 0, set: Mapping[str, Any] | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return what a method that plans ahead decides in a world: a row per place, and numbers of the whole; nothing runs.
+
+    Raises:
+        ScenarioError: the method plans nothing, or the scenario declares nothing to plan with.
+        DoesNotFit: there is no plan; the message says what would help.
+    """
+    sets = Sets.of(set)
+    candidate, world = find_method(method), find_scenario(scenario, sets)
+    _check_known([candidate], sets)
+    built = world.build(seed)
+    made = candidate.make(built.suited, sets.method)
+    if not isinstance(made, Planned):
+        raise ScenarioError(f"plan {candidate.name}: it decides nothing before it runs; allowed is a method that is Planned, such as prima")
+    return made.planned({name: place.facts for name, place in built.network.places.items()}, built.network.root)
 
 
 @dataclass(frozen=True, kw_only=True)

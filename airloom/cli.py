@@ -20,6 +20,7 @@ from airloom import __version__
 from airloom.commands import look
 from airloom.commands.data import data
 from airloom.commands.options import budgets, pairs, target_of, workers_of
+from airloom.commands.plan import plan
 from airloom.commands.sweep import sweep
 from airloom.commands.terminal import AsJson, Folder
 from airloom.commands.terminal import answer as _answer
@@ -540,7 +541,7 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-for command in (*look.COMMANDS, sweep):
+for command in (*look.COMMANDS, sweep, plan):
     app.command()(command)
 
 

@@ -16,6 +16,7 @@ A node of another machine needs its own key, ca.pem and server.pub; the server o
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -42,7 +43,7 @@ from airloom.errors import MissingExtra, RunFailed, ScenarioError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DAYS = 365  # of certificates
-START_S = 60.0  # for a SuperLink and its nodes to come
+START_S = 180.0  # for a SuperLink and its nodes to come
 STOP_S = 10.0  # for a process to end by itself
 _FILE = "processes.json"
 
@@ -397,9 +398,17 @@ def _note(folder: Path, address: str, processes: Sequence[Mapping[str, Any]]) ->
 
 
 def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that systems give to connections: it must be free still when the SuperLink comes to listen."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                raise ScenarioError(f"up(host={host!r}): nothing can listen there ({error}); give an address of this machine") from error
+        return port
 
 
 def _last_line(folder: Path, name: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from airloom.engines.host import Host, Opened, Packet
 from airloom.engines.star import Manners, StarWorld, Transport
 from airloom.models import zoo
+from airloom.models.lora import lora
 from airloom.network.network import Network
 from airloom.program.method import Method
 from airloom.runner import Options, Run, Runner
@@ -19,13 +21,30 @@ from tests.worlds import device, world
 HURRY = Manners(ping_s=0.05, patience_s=0.3, look_s=0.02, start_s=2.0, return_s=1.0)
 
 
-def star_scenario(clients: int = 4, **rest: Any) -> Scenario:
-    """Digits on a star of fast devices."""
+def star_scenario(clients: int = 4, adapts: bool = False, **rest: Any) -> Scenario:
+    """Digits on a star of fast devices; `adapts` puts LoRA pairs around the model."""
     names = [f"c{i}" for i in range(clients)]
     network = world({(name, "hub"): 1e6 for name in names}, devices={name: device(1e9) for name in [*names, "hub"]}, **rest)
     settings = TaskSettings(partition="dirichlet", alpha=1.0, limit=300)
-    learned = make_task(settings, names, seed=1, model=zoo.mlp(inputs=64, hidden=(8,), classes=10))
+    plain = zoo.mlp(inputs=64, hidden=(8,), classes=10)
+    model = lora(plain, rank=4, alpha=8.0, train=["classifier"], values=plain.initial(1)) if adapts else plain
+    learned = make_task(settings, names, seed=1, model=model)
     return Scenario(name="star", network=network, task=learned, seed=1)
+
+
+class Idle:
+    """A clock for the server: looking at it takes half a millisecond, waiting as long as it is, and nothing else any time, so that no test depends
+    on how fast this machine is."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        self.now_s += 5e-4
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
 
 
 class Local(Transport):
@@ -100,7 +119,8 @@ def star_run(
     options = Options(budget={"rounds": rounds}, checkpoint_every_s=every_s)
     runner = Runner(scenario, method, seed, options, out, {"method": type(method).__name__}, None)
     frozen = checkpoint.load(out / "checkpoint.safetensors") if is_resumed and out is not None else None
-    return runner.measure(star, frozen, is_resumed), star
+    with patch("airloom.engines.star.time", Idle()):
+        return runner.measure(star, frozen, is_resumed), star
 
 
 def simulated_run(scenario: Scenario, method: Method, *, seed: int = 1, rounds: int = 4) -> Run:

@@ -43,8 +43,10 @@ class Agenda:
 
     def load(self, events: Iterable[Event]) -> None:
         """Hold these events and no others."""
-        self.__init__()
-        self.rest.extend(events)
+        self.chunk.clear()
+        self.front.clear()
+        self.rest[:] = events
+        self.horizon_s = float("-inf")
 
     def push(self, event: Event) -> None:
         """Add an event."""
@@ -55,38 +57,27 @@ class Agenda:
 
     def pop(self, now: float) -> Event | None:
         """Take the next event if it is due at `now` (seconds)."""
+        next_s = self.next_s()
+        if next_s is None or next_s > now:
+            return None
         chunk, front = self.chunk, self.front
-        if chunk:
-            event = chunk[-1]
-            if not front or event < front[0]:
-                if event[0] > now:
-                    return None
-                chunk.pop()
-                return event
-        elif not front:
-            if not self.rest:
-                return None
-            self._sort()
-            return self.pop(now)
-        return heappop(front) if front[0][0] <= now else None
+        return heappop(front) if front and (not chunk or front[0] < chunk[-1]) else chunk.pop()
 
     def next_s(self) -> float | None:
         """Time of the next event in seconds, or None."""
         chunk, front = self.chunk, self.front
+        if not chunk:
+            self.sort()
         if chunk:
             return min(chunk[-1][0], front[0][0]) if front else chunk[-1][0]
-        if front:
-            return front[0][0]
-        if not self.rest:
-            return None
-        self._sort()
-        return self.chunk[-1][0]
+        return front[0][0] if front else None
 
-    def _sort(self) -> None:
-        """Bring the earliest part of the rest into order."""
+    def sort(self) -> None:
+        """Bring the earliest part of the rest into order; the lists stay the same objects."""
         rest = self.rest
-        rest.sort(reverse=True)
-        take = max(_CHUNK, len(rest) // 4)
-        self.chunk = rest[-take:]
-        del rest[-take:]
-        self.horizon_s = self.chunk[0][0]
+        if rest:
+            rest.sort(reverse=True)
+            take = max(_CHUNK, len(rest) // 4)
+            self.chunk[:] = rest[-take:]
+            del rest[-take:]
+            self.horizon_s = self.chunk[0][0]

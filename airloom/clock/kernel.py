@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from heapq import heappop
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -60,7 +61,7 @@ class Kernel:
         self.is_awaiting_change = False  # a program waits for one of those
         self.ready: deque[tuple[Program, Any]] = deque()
         self.programs: dict[int, Program] = {}
-        self.endings: list[Callable[[], bool]] = []
+        self.endings: list[Callable[[], object]] = []
         self.is_unsettled = False  # an ending has something to do; whoever gives it something sets this
         self.hub: greenlet = getcurrent()
         self.running: Program | None = None
@@ -140,7 +141,7 @@ class Kernel:
         A run may stop between two programs of an instant (when `until` holds); calling `run` again goes on exactly there.
         """
         ready, agenda = self.ready, self.agenda
-        pop = agenda.pop
+        chunk, front = agenda.chunk, agenda.front
         self.hub = getcurrent()
         for program in self.programs.values():
             if program.greenlet is not None:
@@ -156,15 +157,21 @@ class Kernel:
                 self.running = None
                 if until is not None and until():
                     return
-            event = pop(self.now)
-            if event is not None:
-                event[2](event[3])
-                continue
-            if self.is_unsettled:
-                self.is_unsettled = False
-                if any([ending() for ending in self.endings]):  # a list: each ending gets its turn
+            if not chunk:
+                agenda.sort()
+            is_front = bool(front) and (not chunk or front[0] < chunk[-1])
+            event = front[0] if is_front else chunk[-1] if chunk else None
+            if event is None or event[0] > self.now:
+                if self.is_unsettled:
+                    self.is_unsettled = False
+                    for ending in self.endings:
+                        ending()
                     continue
-            next_s = agenda.next_s()
-            if next_s is None or (self.background >= len(agenda) and not self.is_awaiting_change):
-                return
-            self.now = next_s
+                if event is None or (self.background >= len(agenda) and not self.is_awaiting_change):
+                    return
+                self.now = event[0]
+            if is_front:
+                heappop(front)
+            else:
+                chunk.pop()
+            event[2](event[3])

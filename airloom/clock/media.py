@@ -26,7 +26,9 @@ class Sharer(Protocol):
     rate_bps: float  # full-band rate, read when the flow is added
     number: int
     mark: float  # the medium's own bookkeeping
-    resources: tuple[str, ...]
+
+    @property
+    def resources(self) -> tuple[str, ...]: ...
 
 
 class Airtime:

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 DIRECTIONS = ("up", "down", "backhaul", "peer")
+
+
+class Carrier(Protocol):
+    """A link that knows how many bytes it has carried."""
+
+    bytes: float
 
 
 class SiteMeter:
     """What one place has spent: bytes by direction, active joules by part, busy seconds by resource, FLOPs.
 
-    `bytes_up` and `bytes_down` are those of the device's own access hop. Joules are active ones; idle joules follow from presence and busy time.
+    `bytes_up` and `bytes_down` are those of the device's own access hop: what its links `up` and `down` have carried. Joules are active ones; idle
+    joules follow from presence and busy time.
     """
 
-    __slots__ = (
-        "absent_since_s",
-        "busy_s",
-        "bytes_down",
-        "bytes_up",
-        "compute_j",
-        "flops",
-        "idle_power_w",
-        "is_server",
-        "present_s",
-        "price",
-        "radio_j",
-    )
+    __slots__ = ("absent_since_s", "busy_s", "compute_j", "down", "flops", "idle_power_w", "is_server", "present_s", "price", "radio_j", "up")
 
     def __init__(self, idle_power_w: float, is_server: bool) -> None:
         self.idle_power_w = idle_power_w
         self.is_server = is_server
-        self.bytes_up = 0.0
-        self.bytes_down = 0.0
+        self.up: list[Carrier] = []
+        self.down: list[Carrier] = []
         self.compute_j = 0.0
         self.radio_j = 0.0
         self.flops = 0.0
@@ -39,6 +34,16 @@ class SiteMeter:
         self.busy_s: dict[str, float] = {}
         self.present_s = 0.0  # seconds of presence before `absent_since_s` turned None the last time
         self.absent_since_s: float | None = None
+
+    @property
+    def bytes_up(self) -> float:
+        """Bytes that the place has sent up."""
+        return sum([link.bytes for link in self.up], 0.0)
+
+    @property
+    def bytes_down(self) -> float:
+        """Bytes that have come down to the place."""
+        return sum([link.bytes for link in self.down], 0.0)
 
     def as_dict(self, idle_j: float) -> dict[str, Any]:
         """The record's summary line of this place."""

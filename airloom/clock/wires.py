@@ -1,7 +1,7 @@
 """Wires: directed links at run time. Messages travel over routes of them, hop by hop, and every hop is charged.
 
-A *wire* is a link with a first-in-first-out lane; a *flow* is one message on one wire; a *transfer* is a message with its whole route. Latency
-counts after the last bit. A relay keeps one copy per object and round: what has gone over a wire that is not the last hop of its route is not sent
+A *wire* is a link with a first-in-first-out order; a *transfer* is a message with its whole route, on one wire at a time. Latency counts after the
+last bit. A relay keeps one copy per object and round: what has gone over a wire that is not the last hop of its route is not sent
 over it again before the round ends; lanes are first-in-first-out, so a later message can never overtake the copy that it relies on.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from airloom.clock.kernel import Kernel
+from airloom.clock.kernel import Handler, Kernel
 from airloom.clock.media import Airtime, Rerated, max_min
 from airloom.clock.meter import SiteMeter, Totals
 from airloom.errors import ScenarioError
@@ -26,31 +26,43 @@ Part = tuple[int, Any, int]  # key, object (kept alive so that the key stays its
 
 
 class Lane:
-    """First-in-first-out order of flows. A half-duplex radio has one lane for both directions."""
+    """First-in-first-out order of transfers. A half-duplex radio has one lane for both directions."""
 
     __slots__ = ("active", "queue")
 
     def __init__(self) -> None:
-        self.active: Flow | None = None
-        self.queue: deque[Flow] = deque()
+        self.active: Transfer | None = None
+        self.queue: deque[Transfer] = deque()
 
 
 class Wire:
-    """A link at run time: its lane, its medium, the bytes it has carried, and what relays hold of this round."""
+    """A link at run time: its lane, the bytes it has carried, and what relays hold of this round.
 
-    __slots__ = ("bytes", "direction", "flow", "has_radio", "lane", "latency_s", "link", "rate_bps", "sent", "source", "target")
+    A wire with a rate of its own on which nothing can be lost needs no lane: when a message enters, its begin and end are known (`free_s`).
+    """
 
-    def __init__(self, link: Link, lane: Lane, source: Endpoint, target: Endpoint) -> None:
+    __slots__ = (
+        "bytes", "direction", "free_s", "has_radio", "is_plain", "lane", "latency_s", "link", "medium", "rate_bps", "sent", "source", "target",
+    )  # fmt: skip
+
+    def __init__(self, link: Link, source: Endpoint, target: Endpoint, is_lossy: bool) -> None:
+        radio_lane = (target if link.direction == "down" else source).radio_lane if link.direction in ("up", "down") else None
         self.direction = link.direction
         self.latency_s = link.latency_s
+        self.medium = "max-min" if link.resources else None if link.cell is None else link.cell.name  # shared with others
         self.rate_bps = link.rate_bps if not link.resources else None  # of a link of its own
-        self.flow = SharedFlow if link.resources or link.cell is not None else Flow
+        self.is_plain = self.rate_bps is not None and radio_lane is None and not is_lossy
         self.has_radio = link.direction != "backhaul" and (source.device.radio is not None or target.device.radio is not None)
         self.link = link
-        self.lane = lane
+        self.lane = None if self.is_plain else radio_lane or Lane()
+        self.free_s = float("-inf")
         self.source = source
         self.target = target
         self.bytes = 0.0
+        if link.direction == "up":
+            source.meter.up.append(self)
+        elif link.direction == "down":
+            target.meter.down.append(self)
         self.sent: dict[int, Any] = {}
 
 
@@ -69,59 +81,52 @@ class Endpoint:
 
 
 class Transfer:
-    """A message on its way: parts (objects with their bytes), control bytes, the route, and what to tell on arrival."""
+    """A message on its way: parts (objects with their bytes), control bytes, the route, and what the wire of its present hop does with it.
 
-    __slots__ = ("body", "control", "flow", "hop", "hz", "is_lost", "kind", "label", "parts", "route", "subject")
+    `is_copy`: it carries objects that others rely on, so it goes on when only a later place of its route leaves.
+    On a wire with a rate of its own `end_s` is known at the start; in a shared medium it depends on others.
+    """
 
-    def __init__(
-        self, kind: str, subject: Any, parts: Sequence[Part], body: int, control: int, route: tuple[Wire, ...], hz: float | None, label: str
-    ) -> None:
-        self.kind = kind
-        self.subject = subject
+    __slots__ = (
+        "bits", "body", "control", "end_s", "group", "hop", "hz", "is_copy", "is_dead", "is_flowing", "is_lost", "mark", "number", "parts",
+        "rate_bps", "route", "start_s", "subject",
+    )  # fmt: skip
+
+    def __init__(self, subject: Any, parts: Sequence[Part], body: int, control: int, route: tuple[Wire, ...], hz: float | None) -> None:
+        self.subject = subject  # what the engine sends: a call, or values
         self.parts = parts
         self.body = body  # bytes of all parts
         self.control = control
         self.route = route
         self.hop = 0
-        self.hz = hz
-        self.label = label
+        self.hz = hz  # share of the band that is its own
         self.is_lost = False
-        self.flow: Flow | None = None
-
-
-class Flow:
-    """One message on one wire. `is_copy`: it carries objects that others rely on, so it goes on when only a later place of its route leaves.
-
-    A flow with a rate of its own knows its end when it starts (`end_s`); one in a shared medium is a `SharedFlow`.
-    """
-
-    __slots__ = ("air_s", "air_share", "bits", "end_s", "is_copy", "is_dead", "medium", "number", "start_s", "transfer", "wire")
-
-    def __init__(self, number: int, wire: Wire, transfer: Transfer, bits: float, is_copy: bool) -> None:
-        self.number = number
-        self.wire = wire
-        self.transfer = transfer
-        self.bits = bits
-        self.is_copy = is_copy
+        self.is_copy = False
+        self.is_flowing = False  # its bits wait for the wire or are on it
+        self.is_dead = False  # they never will be through
+        self.bits = 0.0
         self.start_s = -1.0
         self.end_s = -1.0
-        self.air_s = 0.0  # seconds on the air, 0 where they are the elapsed ones
-        self.air_share = 1.0  # share of that in which the sender transmits (TDD)
-        self.medium: str | None = None
-        self.is_dead = False
-
-
-class SharedFlow(Flow):
-    """A flow whose end depends on others in its medium; `group`: all receivers of a broadcast."""
-
-    __slots__ = ("group", "mark", "rate_bps", "resources")
-
-    def __init__(self, number: int, wire: Wire, transfer: Transfer, bits: float, is_copy: bool) -> None:
-        super().__init__(number, wire, transfer, bits, is_copy)
-        self.resources: tuple[str, ...] = wire.link.resources
-        self.rate_bps = 0.0
+        self.number = 0  # orders flows in a shared medium
+        self.rate_bps = 0.0  # there: rate with all of it
         self.mark = 0.0
-        self.group: list[Transfer] | None = None
+        self.group: list[Transfer] | None = None  # all receivers of a broadcast
+
+    @property
+    def wire(self) -> Wire:
+        """The wire of the present hop."""
+        return self.route[self.hop]
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """Names of shared capacities that the present hop needs."""
+        return self.route[self.hop].link.resources
+
+    @property
+    def medium(self) -> str | None:
+        """Name of the shared medium of the present hop, or None for a rate of its own."""
+        wire = self.route[self.hop]
+        return wire.medium if self.hz is None or wire.link.resources else None
 
 
 class Wires:
@@ -134,8 +139,8 @@ class Wires:
         totals: sums to add to.
         seed: names the channel's streams.
         arrived: called with each transfer that reached the end of its route.
-        log: called as log(flow, transfer, wire, part) for each hop that is through, or lost after that part of it, or None; the flow is None where a
-            message costs latency only.
+        log: called as log(transfer, wire, part) for each hop that is through, or lost after that part of it, or None; part is None where a message
+            costs latency only.
     """
 
     def __init__(
@@ -146,7 +151,7 @@ class Wires:
         totals: Totals,
         seed: int,
         arrived: Callable[[Transfer], None],
-        log: Callable[[Flow | None, Transfer, Wire, float], None] | None = None,
+        log: Callable[[Transfer, Wire, float | None], None] | None = None,
     ) -> None:
         self.kernel = kernel
         self.network = network
@@ -171,8 +176,10 @@ class Wires:
         self.dirty: dict[str, None] = {}
         self.version: dict[str, int] = {}
         self.copies: dict[Wire, None] = {}  # wires whose relays hold something of this round
-        self.active: dict[Flow, None] = {}
+        self.active: dict[Transfer, None] = {}  # bits that wait for a wire of their own, or are on a wire
         self.shouts: dict[tuple[Any, ...], list[Transfer]] = {}  # broadcasts gathered in this instant
+        self.hopped: Handler = self.on_hop  # bound once: an event each
+        self.through: Handler = self.on_through
         kernel.endings.append(self.settle)
 
     # --- routes -----------------------------------------------------------------------------------------------------------------------
@@ -181,9 +188,8 @@ class Wires:
         """The wire of a link, made when first used."""
         wire = self.wires.get((link.source, link.target))
         if wire is None:
-            source, target = self.endpoint(link.source), self.endpoint(link.target)
-            lane = (target if link.direction == "down" else source).radio_lane if link.direction in ("up", "down") else None
-            wire = self.wires[link.source, link.target] = Wire(link, lane or Lane(), source, target)
+            ends = self.endpoint(link.source), self.endpoint(link.target)
+            wire = self.wires[link.source, link.target] = Wire(link, *ends, self.is_lossy)
         return wire
 
     def route(self, source: Endpoint, target: str) -> tuple[Wire, ...]:
@@ -193,6 +199,10 @@ class Wires:
             route = source.routes[target] = tuple([self.wire(link) for link in self.network.route(source.name, target)])
         return route
 
+    def needs_parts(self, route: tuple[Wire, ...]) -> bool:
+        """Whether it matters of which objects a message over a route consists: where relays keep copies, and where broadcasts are gathered."""
+        return len(route) > 1 or self.is_broadcast
+
     # --- sending ----------------------------------------------------------------------------------------------------------------------
 
     def send(self, transfer: Transfer) -> None:
@@ -201,14 +211,15 @@ class Wires:
             for wire in transfer.route:
                 wire.source.transfers[transfer] = None
                 wire.target.transfers[transfer] = None
-        self._hop(transfer)
+        self.hop(transfer)
 
-    def _hop(self, transfer: Transfer) -> None:
+    def hop(self, transfer: Transfer) -> None:
         """Send a transfer over the next wire of its route."""
         route, hop = transfer.route, transfer.hop
         wire = route[hop]
         size = transfer.control
-        is_copy, relies = False, False
+        relies = False
+        transfer.is_copy = False
         if hop == len(route) - 1:
             size += transfer.body
         else:
@@ -219,84 +230,96 @@ class Wires:
                     wire.sent[key] = thing
                     self.copies[wire] = None
                     size += nbytes
-                    is_copy = True
-        kernel, lane = self.kernel, wire.lane
-        active = lane.active
-        is_idle = active is None or (not lane.queue and 0.0 <= active.end_s <= kernel.now)
+                    transfer.is_copy = True
+        kernel = self.kernel
+        now = kernel.now
         if self.is_free_down and wire.direction == "down":
-            kernel.at(kernel.now, self.on_hop, transfer)
+            kernel.at(now, self.hopped, transfer)
             return
         if size:
             size += self.framing_bytes
-        elif is_idle or not relies:
+        elif not relies or self._is_idle(wire):
             if self.log is not None:
-                self.log(None, transfer, wire, 1.0)
-            kernel.at(kernel.now + wire.latency_s, self.on_hop, transfer)
+                self.log(transfer, wire, None)
+            kernel.at(now + wire.latency_s, self.hopped, transfer)
+            return
+        transfer.bits = 8.0 * size
+        if wire.is_plain:
+            assert wire.rate_bps is not None
+            transfer.start_s = start_s = now if wire.free_s <= now else wire.free_s
+            transfer.end_s = wire.free_s = end_s = start_s + transfer.bits / wire.rate_bps
+            self.active[transfer] = None
+            kernel.number += 1
+            kernel.agenda.push((end_s + wire.latency_s, kernel.number, self.through, transfer))
             return
         if self.is_broadcast and wire.direction == "down" and wire.link.cell is not None and transfer.hz is None:
             self.shouts.setdefault((wire.link.cell.name, size, *[part[0] for part in transfer.parts]), []).append(transfer)
             kernel.is_unsettled = True
             return
         kernel.number += 1
-        flow = (Flow if transfer.hz is not None and not wire.link.resources else wire.flow)(kernel.number, wire, transfer, 8.0 * size, is_copy)
-        transfer.flow = flow
-        if is_idle:
-            lane.active = flow
-            self._start(flow)
+        transfer.number = kernel.number
+        transfer.start_s = transfer.end_s = -1.0
+        transfer.is_flowing = True
+        lane = wire.lane
+        assert lane is not None
+        if self._is_idle(wire):
+            lane.active = transfer
+            self._start(transfer)
             return
+        active = lane.active
         assert active is not None
         if not lane.queue and active.medium is None:
-            kernel.at(active.end_s, self.on_free, active)
-        lane.queue.append(flow)
+            kernel.at(active.end_s, self.on_free, lane)
+        lane.queue.append(transfer)
 
-    def _start(self, flow: Flow) -> None:
-        """Put a flow on the air (or the cable) now."""
-        kernel, wire = self.kernel, flow.wire
-        flow.start_s = now = kernel.now
-        self.active[flow] = None
-        rate_bps = wire.rate_bps
-        if rate_bps is not None:
-            flow.end_s = now + flow.bits / rate_bps
-        elif isinstance(flow, SharedFlow):
-            self._join(flow)
+    def _is_idle(self, wire: Wire) -> bool:
+        """Whether a message that enters a wire now starts now."""
+        lane, now = wire.lane, self.kernel.now
+        if lane is None:
+            return wire.free_s <= now
+        active = lane.active
+        return active is None or (not lane.queue and 0.0 <= active.end_s <= now)
+
+    def _start(self, transfer: Transfer) -> None:
+        """Put a transfer that has the lane on the air (or the cable) now."""
+        kernel, wire = self.kernel, transfer.route[transfer.hop]
+        transfer.start_s = now = kernel.now
+        self.active[transfer] = None
+        if wire.rate_bps is not None:
+            transfer.end_s = now + transfer.bits / wire.rate_bps
+        elif wire.medium is not None and (transfer.hz is None or wire.link.resources):
+            self._join(transfer, wire)
             return
         else:
-            flow.end_s = self._end_s(flow)
-        kernel.number += 1
-        kernel.agenda.push((flow.end_s + wire.latency_s, kernel.number, self.on_through, flow))
-        if wire.lane.queue:
-            kernel.at(flow.end_s, self.on_free, flow)
+            transfer.end_s = self._end_s(transfer)
+        kernel.at(transfer.end_s + wire.latency_s, self.through, transfer)
+        if wire.lane is not None and wire.lane.queue:
+            kernel.at(transfer.end_s, self.on_free, wire.lane)
 
-    def _end_s(self, flow: Flow) -> float:
-        """End of a flow over a trace, or with a share of the band that is its own."""
-        link, hz, now = flow.wire.link, flow.transfer.hz, self.kernel.now
+    def _end_s(self, transfer: Transfer) -> float:
+        """End of a transfer over a trace, or with a share of the band that is its own."""
+        link, hz, now = transfer.wire.link, transfer.hz, self.kernel.now
         if link.trace is not None:
-            return link.trace.finish_s(now, flow.bits)
+            return link.trace.finish_s(now, transfer.bits)
         assert link.cell is not None and hz is not None
-        flow.air_share = link.cell.air_share(hz)
-        return now + flow.bits / link.cell.rate_bps(link, hz, at_s=now, bits=flow.bits, seed=self.seed)
+        return now + transfer.bits / link.cell.rate_bps(link, hz, at_s=now, bits=transfer.bits, seed=self.seed)
 
-    def _join(self, flow: SharedFlow) -> None:
-        """Let a flow into its medium."""
-        link = flow.wire.link
+    def _join(self, transfer: Transfer, wire: Wire) -> None:
+        """Let a transfer into its medium."""
+        link = wire.link
         cell = link.cell
-        if link.resources:
-            flow.rate_bps = link.rate_bps if link.rate_bps is not None else float("inf")
-            self._share(flow, "max-min")
-            return
-        assert cell is not None
-        flow.rate_bps = cell.rate_bps(link, cell.bandwidth_hz, at_s=self.kernel.now, bits=flow.bits, seed=self.seed)
-        flow.air_share = cell.time_share
-        if cell.sharing == "tdma":
-            flow.air_s = flow.bits / flow.rate_bps
-        self._share(flow, cell.name)
+        if cell is None or link.resources:
+            transfer.rate_bps = link.rate_bps if link.rate_bps is not None else float("inf")
+        else:
+            transfer.rate_bps = cell.rate_bps(link, cell.bandwidth_hz, at_s=self.kernel.now, bits=transfer.bits, seed=self.seed)
+        assert wire.medium is not None
+        self._share(transfer, wire.medium)
 
-    def _share(self, flow: SharedFlow, medium: str) -> None:
-        """Hand a flow to a shared medium; its end is found at the end of the instant."""
-        flow.medium = medium
+    def _share(self, transfer: Transfer, medium: str) -> None:
+        """Hand a transfer to its shared medium; its end is found at the end of the instant."""
         shared = self.media.get(medium)
         if shared is None:
-            cell = flow.wire.link.cell
+            cell = transfer.wire.link.cell
             if medium == "max-min":
                 shared = Rerated(self._max_min_rates)
             elif cell is not None and cell.sharing == "fdma":
@@ -305,7 +328,7 @@ class Wires:
                 shared = Airtime()
             self.media[medium] = shared
             self.version[medium] = 0
-        shared.add(flow, self.kernel.now)
+        shared.add(transfer, self.kernel.now)
         self._touch(medium)
 
     def _touch(self, medium: str) -> None:
@@ -325,10 +348,8 @@ class Wires:
 
     # --- events -----------------------------------------------------------------------------------------------------------------------
 
-    def settle(self) -> bool:
+    def settle(self) -> None:
         """End of an instant: start gathered broadcasts, re-time media that changed."""
-        if not self.dirty and not self.shouts:
-            return False
         if self.shouts:
             self._shout()
         kernel = self.kernel
@@ -338,25 +359,23 @@ class Wires:
             if end_s is not None:
                 kernel.at(max(end_s, kernel.now), self.on_medium, (medium, version))
         self.dirty.clear()
-        return True
 
     def _shout(self) -> None:
         """Start one flow for all receivers of the same message in a cell, at the worst receiver's rate."""
         now = self.kernel.now
         for (_, size, *_), group in self.shouts.items():
-            links = [transfer.route[transfer.hop].link for transfer in group]
+            links = [transfer.wire.link for transfer in group]
             cell = links[0].cell
             assert cell is not None
             rates = [cell.rate_bps(link, cell.bandwidth_hz, at_s=now, bits=8.0 * size, seed=self.seed) for link in links]
             worst = int(np.argmin(rates))
             self.kernel.number += 1
-            flow = SharedFlow(self.kernel.number, group[worst].route[group[worst].hop], group[worst], 8.0 * size, False)
-            flow.group = group
-            flow.start_s, flow.rate_bps = now, rates[worst]
-            flow.air_s = flow.bits / flow.rate_bps
-            flow.air_share = cell.time_share
-            self.active[flow] = None
-            self._share(flow, cell.name)
+            first = group[worst]
+            first.number = self.kernel.number
+            first.group = group
+            first.start_s, first.rate_bps, first.bits = now, rates[worst], 8.0 * size
+            self.active[first] = None
+            self._share(first, cell.name)
         self.shouts.clear()
 
     def on_medium(self, subject: tuple[str, int]) -> None:
@@ -365,56 +384,55 @@ class Wires:
         if self.version[medium] != version or medium in self.dirty:
             return  # it has changed; the end of the instant finds the next end anew
         self._touch(medium)
-        for flow in self.media[medium].finish(self.kernel.now):
-            self.on_end(flow)  # type: ignore[arg-type]
+        for transfer in self.media[medium].finish(self.kernel.now):
+            self.on_end(transfer)  # type: ignore[arg-type]
 
-    def on_end(self, flow: SharedFlow) -> None:
-        """The last bit of a flow in a shared medium is through: charge it, start the lane's next flow, let latency pass."""
-        if flow.is_dead:
+    def on_end(self, transfer: Transfer) -> None:
+        """The last bit of a transfer in a shared medium is through: charge it, start the lane's next one, let latency pass."""
+        if transfer.is_dead:
             return
-        kernel, wire = self.kernel, flow.wire
-        flow.end_s = kernel.now
-        self._charge(flow, 1.0)
-        if flow.group is not None:
-            for transfer in flow.group:
-                kernel.at(kernel.now + transfer.route[transfer.hop].latency_s, self.on_hop, transfer)
+        kernel, wire = self.kernel, transfer.wire
+        transfer.end_s = kernel.now
+        self._charge(transfer, 1.0)
+        if transfer.group is not None:
+            for one in transfer.group:
+                kernel.at(kernel.now + one.wire.latency_s, self.hopped, one)
+            transfer.group = None
             return
+        transfer.is_flowing = False
+        assert wire.lane is not None
         self._next(wire.lane)
-        transfer = flow.transfer
-        transfer.flow = None
         if wire.latency_s:
-            kernel.at(kernel.now + wire.latency_s, self.on_hop, transfer)
+            kernel.number += 1
+            kernel.agenda.push((kernel.now + wire.latency_s, kernel.number, self.hopped, transfer))
         else:
             self.on_hop(transfer)
 
-    def on_through(self, flow: Flow) -> None:
-        """A flow with a rate of its own has reached the end of its wire, latency included."""
-        if flow.is_dead:
+    def on_through(self, transfer: Transfer) -> None:
+        """A transfer with a rate of its own has reached the end of its wire, latency included."""
+        if transfer.is_dead:
             return
-        lane = flow.wire.lane
-        if lane.active is flow:  # nobody has taken the lane while latency passed
-            self._next(lane)
-        self._charge(flow, 1.0)
-        transfer = flow.transfer
-        transfer.flow = None
-        if self.is_lossy or len(transfer.route) > 1:
-            self.on_hop(transfer)
-        else:
-            self.arrived(transfer)
+        lane = transfer.route[transfer.hop].lane
+        if lane is not None:
+            if lane.active is transfer:  # nobody has taken the lane while latency passed
+                self._next(lane)
+            transfer.is_flowing = False
+        self._charge(transfer, 1.0)
+        self.on_hop(transfer)
 
-    def on_free(self, flow: Flow) -> None:
-        """The last bit of a flow has left a lane for which others wait."""
-        if flow.wire.lane.active is flow:
-            self._next(flow.wire.lane)
+    def on_free(self, lane: Lane) -> None:
+        """The last bit of a transfer has left a lane for which others wait."""
+        if lane.active is not None and 0.0 <= lane.active.end_s <= self.kernel.now:
+            self._next(lane)
 
     def _next(self, lane: Lane) -> None:
         """Start the oldest waiting flow of a lane."""
         lane.active = None
         while lane.queue:
-            flow = lane.queue.popleft()
-            if not flow.is_dead:
-                lane.active = flow
-                self._start(flow)
+            transfer = lane.queue.popleft()
+            if not transfer.is_dead:
+                lane.active = transfer
+                self._start(transfer)
                 return
 
     def on_hop(self, transfer: Transfer) -> None:
@@ -423,7 +441,7 @@ class Wires:
             return
         transfer.hop += 1
         if transfer.hop < len(transfer.route):
-            self._hop(transfer)
+            self.hop(transfer)
             return
         if self.is_lossy:
             self._forget(transfer)
@@ -440,25 +458,25 @@ class Wires:
         """A place on the transfer's route left: what was sent is charged, the rest never is."""
         transfer.is_lost = True
         self._forget(transfer)
-        flow = transfer.flow
-        if flow is None:
+        if not transfer.is_flowing:
             return
-        if flow.is_copy and not 0.0 <= flow.end_s <= self.kernel.now:
-            if place not in (flow.wire.source.name, flow.wire.target.name):
+        wire, now = transfer.wire, self.kernel.now
+        if transfer.is_copy and not 0.0 <= transfer.end_s <= now:
+            if place not in (wire.source.name, wire.target.name):
                 return  # others rely on what the relay gets
             for key, _, _ in transfer.parts:
-                flow.wire.sent.pop(key, None)
-        transfer.flow = None
-        flow.is_dead = True
-        if flow.start_s < 0:
+                wire.sent.pop(key, None)
+        transfer.is_flowing = False
+        transfer.is_dead = True
+        if transfer.start_s < 0:
             return  # still queued; the lane skips it
-        self._charge(flow, self.progress(flow))
-        if isinstance(flow, SharedFlow):
-            assert flow.medium is not None
-            self.media[flow.medium].remove(flow, self.kernel.now)
-            self._touch(flow.medium)
-        if flow.wire.lane.active is flow:
-            self._next(flow.wire.lane)
+        self._charge(transfer, self.progress(transfer))
+        medium = transfer.medium
+        if medium is not None:
+            self.media[medium].remove(transfer, now)
+            self._touch(medium)
+        if wire.lane is not None and wire.lane.active is transfer:
+            self._next(wire.lane)
 
     def forget_copies(self) -> None:
         """A round ends: relays drop what they kept."""
@@ -474,79 +492,83 @@ class Wires:
 
     # --- charging ---------------------------------------------------------------------------------------------------------------------
 
-    def progress(self, flow: Flow) -> float:
-        """Share of the flow's bits that are through now, in [0, 1]."""
-        now = self.kernel.now
-        if isinstance(flow, SharedFlow):
-            assert flow.medium is not None
-            return self.media[flow.medium].sent(flow, now)
-        if flow.end_s <= now:
+    def progress(self, transfer: Transfer) -> float:
+        """Share of a transfer's bits that are through its present wire now, in [0, 1]."""
+        now, medium = self.kernel.now, transfer.medium
+        if medium is not None:
+            return self.media[medium].sent(transfer, now)
+        if transfer.end_s <= now:
             return 1.0
-        trace = flow.wire.link.trace
-        if trace is not None and flow.transfer.hz is None:
-            return min(trace.bits(flow.start_s, now) / flow.bits, 1.0) if flow.bits else 1.0
-        return (now - flow.start_s) / (flow.end_s - flow.start_s)
+        trace = transfer.wire.link.trace
+        if trace is not None and transfer.hz is None:
+            return min(trace.bits(transfer.start_s, now) / transfer.bits, 1.0) if transfer.bits else 1.0
+        return (now - transfer.start_s) / (transfer.end_s - transfer.start_s)
 
-    def spent(self, flow: Flow, part: float) -> tuple[float, float, float]:
-        """Bytes, sender's joules and receivers' joules (of one receiver) of a share of a flow."""
-        wire = flow.wire
+    def spent(self, transfer: Transfer, part: float) -> tuple[float, float, float]:
+        """Bytes, sender's joules and receivers' joules (of one receiver) of a share of a transfer over its present wire."""
+        wire = transfer.wire
         link = wire.link
-        nbytes = flow.bits * part / 8.0
+        nbytes = transfer.bits * part / 8.0
         send_j = receive_j = 0.0
         if wire.has_radio:
-            now = self.kernel.now
-            elapsed_s = (flow.end_s if 0.0 <= flow.end_s < now else now) - flow.start_s
-            air_s = (flow.air_s * part if flow.air_s else elapsed_s) * flow.air_share
+            now, cell = self.kernel.now, link.cell
+            elapsed_s = (transfer.end_s if 0.0 <= transfer.end_s < now else now) - transfer.start_s
+            air_s, sending = elapsed_s, 1.0  # seconds on the air, and the share of them in which the sender transmits (TDD)
+            if cell is not None and transfer.hz is not None:
+                sending = cell.air_share(transfer.hz)
+            elif cell is not None and not link.resources:
+                sending = cell.time_share
+                if cell.sharing == "tdma" or transfer.group is not None:
+                    air_s = transfer.bits / transfer.rate_bps * part
+            air_s *= sending
             sender, receiver = wire.source.device.radio, wire.target.device.radio
             if sender is not None and link.direction != "down":
                 power_w = link.transmit_power_w
-                if link.cell is not None and link.gain_db is not None:
-                    power_w = link.cell.transmit_power_w(link, flow.transfer.hz or link.cell.bandwidth_hz)
+                if cell is not None and link.gain_db is not None:
+                    power_w = cell.transmit_power_w(link, transfer.hz or cell.bandwidth_hz)
                 send_j = sender.transmit_j(transmit_power_w=power_w, air_s=air_s, elapsed_s=elapsed_s, bits=8 * nbytes)
             if receiver is not None and link.direction != "up":
                 receive_j = receiver.receive_j(air_s=air_s, elapsed_s=elapsed_s, bits=8 * nbytes)
         return nbytes, send_j, receive_j
 
-    def _charge(self, flow: Flow, part: float) -> None:
-        """Book bytes and radio joules of a share of a flow; it is under way no longer."""
-        del self.active[flow]
-        wire = flow.wire
-        direction = wire.direction
-        nbytes = flow.bits * part / 8.0
+    def _charge(self, transfer: Transfer, part: float) -> None:
+        """Book bytes and radio joules of a share of a transfer over its present wire; it is under way no longer."""
+        del self.active[transfer]
+        wire = transfer.route[transfer.hop]
+        nbytes = transfer.bits * part / 8.0
         wire.bytes += nbytes
-        self.totals.bytes_by[direction] += nbytes
-        source, target = wire.source.meter, wire.target.meter
-        if direction == "up":
-            source.bytes_up += nbytes
-        elif direction == "down":
-            target.bytes_down += nbytes
-        group = flow.group if isinstance(flow, SharedFlow) else None
+        self.totals.bytes_by[wire.direction] += nbytes
         if self.log is not None:
-            for transfer in group or (flow.transfer,):
-                self.log(flow, transfer, transfer.route[transfer.hop], part)
-        if not wire.has_radio:
-            return
-        _, send_j, receive_j = self.spent(flow, part)
+            for one in transfer.group or (transfer,):
+                self.log(one, one.wire, part)
+        if wire.has_radio:
+            self._charge_radio(transfer, part)
+
+    def _charge_radio(self, transfer: Transfer, part: float) -> None:
+        """Book the radio joules of a share of a transfer."""
+        source = transfer.wire.source.meter
+        _, send_j, receive_j = self.spent(transfer, part)
         if send_j:
             source.radio_j += send_j
             self.totals.spend(source, send_j)
         if receive_j:
-            for transfer in group or (flow.transfer,):
-                meter = transfer.route[transfer.hop].target.meter if group else target
+            for one in transfer.group or (transfer,):
+                meter = one.wire.target.meter
                 meter.radio_j += receive_j
                 self.totals.spend(meter, receive_j)
 
     def under_way(self) -> tuple[dict[str, float], float]:
-        """Bytes by direction and client joules of flows that are still on the air, up to now."""
+        """Bytes by direction and client joules of transfers that are still on a wire, up to now."""
         nbytes: dict[str, float] = {}
         joules = 0.0
-        for flow in self.active:
-            sent, send_j, receive_j = self.spent(flow, self.progress(flow))
-            direction = flow.wire.link.direction
-            nbytes[direction] = nbytes.get(direction, 0.0) + sent
-            if not flow.wire.source.meter.is_server:
+        for transfer in self.active:
+            if transfer.start_s > self.kernel.now:
+                continue  # still behind others
+            sent, send_j, receive_j = self.spent(transfer, self.progress(transfer))
+            wire = transfer.wire
+            nbytes[wire.direction] = nbytes.get(wire.direction, 0.0) + sent
+            if not wire.source.meter.is_server:
                 joules += send_j
-            if not flow.wire.target.meter.is_server:
-                group = flow.group if isinstance(flow, SharedFlow) else None
-                joules += receive_j * (len(group) if group else 1)
+            if not wire.target.meter.is_server:
+                joules += receive_j * (len(transfer.group) if transfer.group else 1)
         return nbytes, joules

@@ -29,7 +29,7 @@ def over_the_air(node: SimNode, over: AirSum, refs: Sequence[SimRef]) -> Params:
     sim = node.sim
     links = [_air_link(node, ref) for ref in refs]
     for ref in refs:
-        if ref.root.codec is not None:
+        if ref.root.issue.codec is not None:
             raise Unsupported(f"air_sum at '{node.name}': the channel adds values up, not codes; use codec=none, or over=mean")
     _, lost = node.wait_made(refs)
     gone = set(lost)

@@ -20,8 +20,8 @@ import torch
 
 from airloom.clock.media import Airtime, Rerated
 from airloom.clock.meter import SiteMeter
-from airloom.clock.wires import Flow, Lane, SharedFlow, Transfer, Wire
-from airloom.engines.pending import Call, Delivery, Later, SimRef, Value
+from airloom.clock.wires import Lane, Transfer, Wire
+from airloom.engines.pending import Call, Delivery, Issue, Later, SimRef, Value
 from airloom.engines.price import Price
 from airloom.engines.simulated import Simulation
 from airloom.engines.sites import Resource, Site
@@ -32,7 +32,7 @@ from airloom.network.device import Work
 from airloom.program.method import function_name
 
 _RECORDS: dict[str, type] = {
-    c.__name__: c for c in (Airtime, Call, Delivery, Flow, Lane, Later, Price, Rerated, Resource, SharedFlow, SiteMeter, Transfer, Value)
+    c.__name__: c for c in (Airtime, Call, Delivery, Issue, Lane, Later, Price, Rerated, Resource, SiteMeter, Transfer, Value)
 }
 _SKIPPED = {"on_device"}  # caches keyed by object identity
 _SITE = (
@@ -163,7 +163,7 @@ def freeze(sim: Simulation, method: Any, state: Any, extra: Mapping[str, Any]) -
         "agenda": out.many([(time_s, number, handler, subject) for time_s, number, handler, subject in kernel.agenda]),
         "state": out.write(state),
         "sites": {name: {slot: out.write(getattr(site, slot)) for slot in _SITE} for name, site in sim.sites.items()},
-        "wires": [[w.link.source, w.link.target, w.bytes, out.write(w.lane), out.write(w.sent)] for w in wires.wires.values()],
+        "wires": [[w.link.source, w.link.target, w.bytes, out.write(w.free_s), out.write(w.lane), out.write(w.sent)] for w in wires.wires.values()],
         "shared": {slot: out.write(getattr(wires, slot)) for slot in _WIRES},
         "totals": {slot: out.write(getattr(sim.totals, slot)) for slot in _TOTALS},
         "asked": out.write(sim.values.asked),
@@ -269,9 +269,9 @@ def thaw(
     """Put a frozen run onto a new simulation; return the method's state and the number of the root program."""
     reader = _Reader(sim, method, tree["nodes"], tensors, bases)
     kernel, wires = sim.kernel, sim.wires
-    for source, target, nbytes, lane, sent in tree["wires"]:
+    for source, target, nbytes, free_s, lane, sent in tree["wires"]:
         wire = wires.wire(sim.network.links[source, target])
-        wire.bytes, wire.lane, wire.sent = nbytes, reader.read(lane), reader.read(sent)
+        wire.bytes, wire.free_s, wire.lane, wire.sent = nbytes, reader.read(free_s), reader.read(lane), reader.read(sent)
     for name, slots in tree["sites"].items():
         for slot, value in slots.items():
             setattr(sim.sites[name], slot, reader.read(value))

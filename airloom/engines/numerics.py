@@ -14,7 +14,6 @@ from airloom.engines.pending import Call, Later, SimRef
 from airloom.engines.price import leaf_sizes
 from airloom.engines.sites import Site
 from airloom.errors import AirloomError, RunFailed
-from airloom.program.method import function_name
 from airloom.program.tree import Path, at, leaves, map_leaves, replaced, version_of
 
 FLUSH_CAP = 64  # calls run at once: larger sets gain nothing and hold more memory
@@ -32,6 +31,7 @@ class Numerics:
         self.executor = executor
         self.sites = sites
         self.pending: dict[Call, None] = {}
+        self.order: list[Call] = []  # of some of them, the first to end last
         self.flushes = 0
         self.flushed_calls = 0
         self.round = 0  # for messages
@@ -53,13 +53,11 @@ class Numerics:
         """Run the numerics of `needed`, of what they depend on, and of other pending calls in order of end, up to the cap."""
         chosen: dict[Call, int] = {}
         for call in needed:
-            self._level(call, chosen)
-        if len(chosen) < FLUSH_CAP:
-            for call in sorted(self.pending, key=lambda c: (c.end_s, c.number)):
-                if call not in chosen:
-                    self._level(call, chosen)
-                    if len(chosen) >= FLUSH_CAP:
-                        break
+            if call.has_refs or call.state:
+                self._level(call, chosen)
+            else:
+                chosen[call] = 0
+        self._fill(chosen)
         self.flushes += 1
         self.flushed_calls += len(chosen)
         levels: dict[int, list[Call]] = {}
@@ -70,6 +68,22 @@ class Numerics:
             if level:
                 calls.sort(key=lambda c: (c.end_s, c.number))
             self._execute(calls)
+        if not self.pending:
+            self.order.clear()
+
+    def _fill(self, chosen: dict[Call, int]) -> None:
+        """Add other pending calls up to the cap, in order of end; what was put in order is kept for the next time."""
+        is_fresh = False
+        while len(chosen) < FLUSH_CAP:
+            if self.order:
+                call = self.order.pop()
+                if call in self.pending and call not in chosen:
+                    self._level(call, chosen)
+            elif is_fresh:
+                return
+            else:
+                self.order = sorted(self.pending, key=lambda c: (c.end_s, c.number), reverse=True)
+                is_fresh = True
 
     def _level(self, call: Call, chosen: dict[Call, int]) -> int:
         """Depth of a call in the graph of calls whose numerics have not run; adds it and what it depends on to `chosen`."""
@@ -96,67 +110,69 @@ class Numerics:
         deps = [
             leaf.root.call for _, leaf in leaves(call.args) if isinstance(leaf, SimRef) and not leaf.root.has_value and leaf.root.call is not None
         ]
-        deps += [value.call for value in call.state.values() if type(value) is Later]
+        if call.state:
+            deps += [value.call for value in call.state.values() if type(value) is Later]
         return deps
 
     def _execute(self, calls: list[Call]) -> None:
         jobs: list[Job] = []
-        checked: set[int] = set()  # a map's arguments are looked at once
+        checked: tuple[Any, ...] = ()  # a map's arguments are looked at once
         for call in calls:
-            for versions in call.versions:
-                if versions and id(versions) not in checked:
-                    checked.add(id(versions))
+            if call.versions is not checked:
+                checked = call.versions
+                for versions in checked:
                     self._check_versions(call, versions)
             args = map_leaves(partial(self.value_of, place=call.place), call.args) if call.has_refs else call.args
-            state = {key: value.call.changes[value.key] if type(value) is Later else value for key, value in call.state.items()} if call.state else {}
-            jobs.append(Job(call.number, call.fn, call.label, call.place, args, state, call.drawn, call.started_s or 0.0))
-        results = self.executor.run(jobs)
-        for call, result in zip(calls, results, strict=True):
+            state = {key: value.of() if type(value) is Later else value for key, value in call.state.items()} if call.state else {}
+            issue = call.issue
+            jobs.append(Job(call.number, issue.fn, issue.label, call.root.place, args, state, call.drawn, call.started_s or 0.0))
+        for call, result in zip(calls, self.executor.run(jobs), strict=True):
             self._take(call, result)
 
     def _take(self, call: Call, result: Result) -> None:
         """Keep a call's result and check that it cost what was predicted."""
-        if result.error is not None:
-            if isinstance(result.error, AirloomError) and not isinstance(result.error, RunFailed):
-                raise result.error
+        value, changes, found, error, sent = result
+        if error is not None:
+            if isinstance(error, AirloomError) and not isinstance(error, RunFailed):
+                raise error
             raise RunFailed(
-                f"{function_name(call.fn)} at device '{call.place}', round {self.round}, issued at {call.made_at}: "
-                f"{type(result.error).__name__}: {result.error}"
-            ) from result.error
+                f"{call.issue.label} at device '{call.place}', round {self.round}, issued at {call.issue.made_at}: {type(error).__name__}: {error}"
+            ) from error
         self.pending.pop(call, None)
+        root, price = call.root, call.price
         call.has_run = True
-        call.args = ()  # a value must not keep alive what it was made from
-        call.versions = ()
-        call.changes = result.changes
-        root = call.root
-        root.value, root.has_value, root.call, root.sent = result.value, True, None, dict(result.sent)
-        if call.price is None:
-            call.changes = {**result.changes, "": result}
-            call.state = {}
+        call.args = call.versions = ()  # a value must not keep alive what it was made from
+        call.state = None
+        call.changes = changes
+        root.value, root.has_value, root.call = value, True, None
+        if sent:
+            root.sent = dict(sent)
+        if price is None:
+            call.changes = {**changes, "": result}
             return
-        price, found = call.price, result.spent
         assert found is not None
-        sizes = leaf_sizes(result.value, found.coded)
-        if found.work.flops != price.flops or found.drawn != price.drawn or sizes != price.leaves or result.changes.keys() != price.changes.keys():
+        sizes = leaf_sizes(value, found.coded)
+        is_other = sizes != price.leaves or ((changes or price.changes) and changes.keys() != price.changes.keys())
+        if is_other or found.work.flops != price.flops or found.drawn != price.drawn:
             raise RunFailed(
-                f"{function_name(call.fn)} at device '{call.place}': predicted {price.flops:.0f} FLOPs, {price.drawn} samples, sizes "
+                f"{call.issue.label} at device '{call.place}': predicted {price.flops:.0f} FLOPs, {price.drawn} samples, sizes "
                 f"{_sizes(price.leaves)} and state {sorted(price.changes)}; found {found.work.flops:.0f}, {found.drawn}, {_sizes(sizes)} and "
-                f"{sorted(result.changes)}; its work depends on values: let it read them before it branches (float(...)), or declare its work "
+                f"{sorted(changes)}; its work depends on values: let it read them before it branches (float(...)), or declare its work "
                 f"with here.cost"
             )
-        site = call.site
-        for key in price.changes:
-            stored = site.state.get(key)
-            if type(stored) is Later and stored.call is call:
-                site.state[key] = result.changes[key]
-        call.state = {}
+        if changes:
+            state = call.site.state
+            for key in changes:
+                stored = state.get(key)
+                if type(stored) is Later and stored.call is call:
+                    state[key] = changes[key]
 
     def _check_versions(self, call: Call, versions: list[tuple[Any, int]]) -> None:
         for leaf, version in versions:
             if version_of(leaf) != version:
                 raise RunFailed(
-                    f"{function_name(call.fn)} at device '{call.place}': an argument was changed in place after the call was issued at "
-                    f"{call.made_at}; make a new value instead (x = x + 1, not x += 1 on tensors)"
+                    f"{call.issue.label} at device '{call.place}': an argument was changed in place after the call was issued at "
+                    f"{call.issue.made_at}; make a new value instead (x = x + 1, not x += 1 on tensors)"
                 )
 
 

@@ -28,7 +28,7 @@ from airloom.clock.rng import generator
 from airloom.engines.executors import Job, Result, run_job
 from airloom.engines.fold import fold
 from airloom.engines.measured import Tally, WallClock
-from airloom.engines.price import Pricer, Standing
+from airloom.engines.price import Pricer, Standing, estimated
 from airloom.engines.snapshot import snapshot
 from airloom.engines.wire import Wire
 from airloom.errors import AirloomError, DeviceLost, RunFailed, ScenarioError, Unsupported
@@ -145,13 +145,14 @@ class Item:
 class Called:
     """A call at its place, from arrival to end."""
 
-    __slots__ = ("args", "drawn", "fn", "header", "is_ready", "message", "started", "started_s", "state")
+    __slots__ = ("args", "drawn", "fn", "header", "is_ready", "message", "needs", "started", "started_s", "state")
 
     def __init__(self, header: dict[str, Any], message: bytes, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.header = header
         self.message = message
         self.fn = fn
         self.args = args
+        self.needs = {leaf.id: None for _, leaf in leaves(args) if isinstance(leaf, PlaceRef)}  # it is run again from these after a resume
         self.is_ready = False
         self.drawn: int | None = None  # samples that it draws, if that is known before its end
         self.started = 0
@@ -212,6 +213,9 @@ class Peer:
         self.dropped: set[str] = set()
         self.absent: dict[str, None] = dict.fromkeys(network.unreachable)
         self.epochs: dict[str, int] = {}  # of other places, where not 0
+        self.change = -1  # latest news of who is there
+        self.thawed: list[bytes] = []  # calls of a checkpoint that have not begun again
+        self.old = -1  # what the text had issued up to a checkpoint
         self.calls: dict[str, Called] = {}  # unfinished ones
         self.running: dict[str, Called] = {}
         self.lanes: dict[str, Lane] = {}
@@ -220,10 +224,12 @@ class Peer:
         self.written: dict[str, int] = {}
         self.drawn = 0
         self.number = 0
-        self.lines: list[dict[str, Any]] = []  # what was measured since it was last asked for
+        self.lines: list[dict[str, Any]] = []  # what was measured and has not come to the driver
         self.reports: list[bytes] = []
+        self.told = [0, 0]  # lines and reports that have
         self.error: str | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.sending: set[asyncio.Task[Any]] = set()
         slots = 1 if home is None else sum(network.places[home].device.slots.values())
         self.threads = ThreadPoolExecutor(slots + 4, thread_name_prefix="call")
 
@@ -236,7 +242,24 @@ class Peer:
             item = self.items[id] = Item(id, place)
         if item.made is None and place == self.home:
             item.made = self.loop.create_future()
+            if self._is_old(id):
+                self.lose(item, place)
         return item
+
+    def _is_old(self, id: str) -> bool:
+        """Whether a value was named before the checkpoint that this run goes on from."""
+        return int(id.split(".")[1]) <= self.old
+
+    def is_here(self, ref: PlaceRef) -> bool:
+        """Whether a value has come here."""
+        return self.item(ref.id, ref.where).find(ref.path) is not None
+
+    def hold(self, ref: PlaceRef, value: Any) -> None:
+        """Have a value that came here before a checkpoint."""
+        item = self.item(ref.id, ref.where)
+        item.trees[ref.path], item.arrived_s[ref.path] = value, self.clock.now_s()
+        item.parts[ref.path] = self.loop.create_future()
+        item.parts[ref.path].set_result(None)
 
     def make(self, item: Item, value: Any, label: str, started_s: float) -> None:
         """A value exists here from now on."""
@@ -380,6 +403,18 @@ class Peer:
 
     # --- presence ---------------------------------------------------------------------------------------------------------------------
 
+    def hear(self, news: Mapping[str, Any]) -> None:
+        """The driver says who is away, and how often each place has left; older news than the last are no news."""
+        if news["change"] < self.change:
+            return
+        self.change = news["change"]
+        epochs: dict[str, int] = news["epochs"]
+        for place in (*news["absent"], *[place for place, epoch in epochs.items() if epoch != self.epochs.get(place, 0)]):
+            if place != self.home:
+                self.left(place)
+        for place in [place for place in self.absent if place not in news["absent"]]:
+            self.came(place, epochs.get(place, 0))
+
     def left(self, place: str) -> None:
         """A place is gone: whoever waits for something of it is told."""
         if place in self.absent:
@@ -401,7 +436,8 @@ class Peer:
             self.lose(item, self.name)
         for table in (self.items, self.calls, self.running, self.lanes, self.programs, self.written):
             table.clear()
-        self.reports.clear()
+        del self.reports[:]
+        self.told[1] = 0
         if is_wiped:
             self.state.clear()
 
@@ -415,6 +451,8 @@ class Peer:
         if header["epoch"] != self.epoch:
             return pack({"lost": self.home})
         item = self.item(header["id"], self.home)
+        if header["is_program"]:
+            self.programs[header["id"]] = None
         fn = self.wire.functions.named(header["fn"], header["owner"])
         args = tuple([arg for blob in blobs for arg in self.wire.decode(blob)])
         call = Called(header, message, fn, args)
@@ -473,6 +511,7 @@ class Peer:
         """A call will never get its arguments."""
         header = call.header
         self.calls.pop(header["id"], None)
+        self.programs.pop(header["id"], None)
         device = error.device if isinstance(error, DeviceLost) else self.name
         self.lose(self.item(header["id"], self.name), device, None if isinstance(error, DeviceLost) else str(error))
         lane = self._lane(header)
@@ -592,7 +631,6 @@ class Peer:
         header = call.header
         id, epoch = header["id"], self.epoch
         item = self.item(id, self.name)
-        self.programs[id] = None
         node = PlaceNode(self, self.name, id)
         started_s = self.clock.now_s()
 
@@ -628,13 +666,21 @@ class Peer:
 
     # --- what the driver asks ---------------------------------------------------------------------------------------------------------
 
-    def settle(self, live: Sequence[str] | None) -> bytes:
-        """Tell what was measured since the last time; with `live`, drop values that no state has named for two rounds."""
+    def forget(self, told: Sequence[int]) -> None:
+        """Let go of lines and reports that the driver has: so many of each in this place's present life."""
+        for kept, has, had in zip((self.lines, self.reports), told, self.told):
+            del kept[: has - had]
+        self.told = list(told)
+
+    def settle(self, live: Sequence[str] | None, told: Sequence[int]) -> bytes:
+        """Tell what was measured and is not among what the driver has; with `live`, drop values that no state has named for two rounds."""
+        self.forget(told)
         refs: dict[str, None] = {}
         if live is not None:
             named = set(live)
             for call in self.calls.values():
-                named.update([leaf.id for _, leaf in leaves(call.args) if isinstance(leaf, PlaceRef)])
+                named.update(call.needs)
+                refs.update(call.needs)
             for id, item in list(self.items.items()):
                 item.age = 0 if id in named else item.age + 1
                 if item.age >= _AGES and id not in self.calls and all([future.done() for future in item.parts.values()]):
@@ -643,13 +689,11 @@ class Peer:
                         self.dropped.add(id)
                 elif () in item.trees:
                     refs.update(dict.fromkeys([leaf.id for _, leaf in leaves(item.trees[()]) if isinstance(leaf, PlaceRef)]))
-        told = {
+        header = {
             "tally": self.tally.as_json(), "lines": self.lines, "programs": len(self.programs), "error": self.error, "drawn": self.drawn,
             "refs": list(refs),
         }  # fmt: skip
-        answer = pack(told, *self.reports)
-        self.lines, self.reports = [], []
-        return answer
+        return pack(header, *self.reports)
 
     def freeze(self) -> bytes:
         """State, values and unfinished calls of this place."""
@@ -683,9 +727,21 @@ class Peer:
             lane = self._lane({"on": on, "is_program": False})
             assert lane is not None
             lane.queues.update({program: Queue(next) for program, next in queues.items()})
-        for message in blobs[len(header["items"]) :]:
+        self.thawed = blobs[len(header["items"]) :]
+
+    def go_on(self, number: int) -> None:
+        """Begin calls of a checkpoint again. Values of before, up to this number of the root's program, that are not here now will not come."""
+        for message in self.thawed:
             own, parts = unpack(message)
             self.accept(pack({**own, "epoch": self.epoch, "by": self.home}, *parts))  # its message was charged before
+        self.thawed, self.old = [], number
+        for item in list(self.items.values()):
+            if item.made is not None and item.id not in self.calls and self._is_old(item.id):
+                self.lose(item, item.place)
+
+    async def delivered(self) -> None:
+        """Wait until all that was sent from here so far is where it belongs."""
+        await asyncio.gather(*self.sending, return_exceptions=True)
 
     async def estimate(self, message: bytes) -> bytes:
         """Price a call that is not made."""
@@ -696,15 +752,11 @@ class Peer:
         for future in self.want(refs):
             await asyncio.shield(future)
         values = map_leaves(lambda leaf: self.value(leaf) if isinstance(leaf, PlaceRef) else leaf, args)
-        sig = ((header["fn"], header["owner"]), signature(values))
-        price = self.pricer.price(fn, sig, tuple(values), self._standing(self.state), self.clock.now_s())
-        if price is None:
-            return pack({"estimate": None})
-        framing = self.network.framing_bytes
-        down = sum([max(body_bytes(leaf), 0) for _, leaf in leaves(args)])
-        up = sum([body for _, body, _ in price.leaves if body >= 0])
-        seconds, _ = price.at(self.network.places[self.name].device)
-        return pack({"estimate": [price.flops, seconds, up + framing if up else 0, down + framing if down else 0, price.peak_bytes]})
+        try:
+            told = estimated(self.pricer, fn, args, values, self._standing(self.state), self.clock.now_s(), self.network.framing_bytes)
+        except ScenarioError as error:
+            return pack({"error": str(error)})
+        return pack({"estimate": list(told)})
 
     # --- threads and the loop ---------------------------------------------------------------------------------------------------------
 
@@ -712,6 +764,13 @@ class Peer:
         """Let something happen on the loop; what it raises is this peer's error."""
         task = self.loop.create_task(coroutine)
         self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def send(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Let a message be brought to its place."""
+        task = self.loop.create_task(coroutine)
+        self.sending.add(task)
+        task.add_done_callback(self.sending.discard)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
@@ -820,10 +879,10 @@ class PlaceNode(Node):
         name, owner = peer.wire.functions.name_of(fn)
         message = pack({"fn": name, "owner": owner}, peer.wire.encode(args))
         answer = peer.sync(peer.estimate(message) if where == peer.home else _reached(peer.post(where, "estimate", message), where))
-        found = unpack(answer)[0]["estimate"]
-        if found is None:
-            raise ScenarioError(f"node.estimate({name}): its work depends on values, so it has no price before it runs; declare it with here.cost")
-        return Estimate(*found)
+        found, _ = unpack(answer)
+        if "error" in found:
+            raise ScenarioError(found["error"])
+        return Estimate(*found["estimate"])
 
     # --- issuing ----------------------------------------------------------------------------------------------------------------------
 
@@ -868,7 +927,7 @@ class PlaceNode(Node):
             if place == peer.home:
                 peer.loop.call_soon_threadsafe(peer.accept, message)
             else:
-                peer.loop.call_soon_threadsafe(lambda ref=ref, message=message: peer.spawn(self._deliver(ref, message)))
+                peer.loop.call_soon_threadsafe(lambda ref=ref, message=message: peer.send(self._deliver(ref, message)))
         return refs
 
     async def _deliver(self, ref: PlaceRef, message: bytes) -> None:
@@ -908,7 +967,7 @@ class PlaceNode(Node):
         if peer.home is not None:
             peer.sync(peer.put(ref.id, blob))
         else:
-            peer.loop.call_soon_threadsafe(lambda: peer.spawn(peer.post(self.place, "put", pack({"id": ref.id}, blob))))  # type: ignore[arg-type]
+            peer.loop.call_soon_threadsafe(lambda: peer.send(peer.post(self.place, "put", pack({"id": ref.id}, blob))))  # type: ignore[arg-type]
         return ref
 
     # --- verbs that suspend -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from airloom.network.device import Device, Work
 from airloom.network.network import Place
 from airloom.program.codec import coded
 from airloom.program.here import Here
+from airloom.program.method import function_name
+from airloom.program.node import Estimate
+from airloom.program.ref import Ref
 from airloom.program.tree import Path, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
 from airloom.tasks.task import Task
 
@@ -89,6 +92,26 @@ class Price:
         return known
 
 
+def estimated(
+    pricer: Pricer, fn: Callable[..., Any], args: tuple[Any, ...], shapes: tuple[Any, ...], site: Priced, now_s: float, framing: int
+) -> Estimate:
+    """What a call that is not made would cost: `shapes` are its arguments with every Ref replaced by its value or what stands for it."""
+    sig = ((function_name(fn), id(getattr(fn, "__self__", None))), signature(shapes))
+    price = pricer.price(fn, sig, shapes, site, now_s)
+    if price is None:
+        raise ScenarioError(
+            f"node.estimate({function_name(fn)}): its work depends on values, so it has no price before it runs; declare it with here.cost"
+        )
+    given = [leaf for _, leaf in leaves(args)]
+    bodies = [nbytes for leaf in given if (nbytes := body_bytes(leaf)) >= 0]
+    plain = [leaf for leaf in given if body_bytes(leaf) < 0 and not isinstance(leaf, Ref)]
+    has_refs = any(isinstance(leaf, Ref) for leaf in given)
+    down = sum(bodies) + (0 if has_refs and not bodies else sum(map(control_bytes, plain)))
+    up = sum([body if body >= 0 else control for _, body, control in price.leaves])
+    seconds, _ = price.at(site.device)
+    return Estimate(price.flops, seconds, up + framing if up else 0, down + framing if down else 0, price.peak_bytes)
+
+
 def leaf_sizes(tree: Any, coded: Mapping[Path, int] = MappingProxyType({})) -> tuple[tuple[Path, int, int], ...]:
     """(path, body bytes or -1, control bytes) of each leaf on the wire; `coded` has the bytes of encoded ones."""
     if not isinstance(tree, dict | list | tuple):
@@ -117,6 +140,7 @@ class Pricer:
         self.seed = seed
         self.known: dict[Any, dict[tuple[Any, ...], dict[tuple[Any, ...], Price | None]]] = {}
         self.size = 0
+        self.last: tuple[Any, Any] = (None, {})
 
     def price(self, fn: Callable[..., Any], sig: Any, args: tuple[Any, ...], site: Priced, start_s: float) -> Price | None:
         """Return the price of `fn(here, *args)` at a place from `start_s` on, or None where it depends on contents.
@@ -125,12 +149,14 @@ class Pricer:
             sig: signature of the function and its arguments.
             args: arguments with every Ref replaced by the meta tree of its value.
         """
-        known = self.known.get(sig)
+        last = self.last  # the calls of a map share their signature, and hashing it costs more than all the rest
+        known = last[1] if sig is last[0] else self.known.get(sig)
         if known is None:
             if self.size > _LIMIT:
                 self.known.clear()
                 self.size = 0
             known = self.known[sig] = {}
+        self.last = (sig, known)
         for reads, table in known.items():
             found = tuple([self._read(read, site, start_s) for read in reads])
             if found in table:

@@ -26,6 +26,8 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +41,7 @@ from airloom.program.tree import leaves
 from airloom.tasks.task import Task
 
 PATIENCE_S = 5.0  # least silence after which a place is given up: on a busy machine an answer may take seconds
-_BEGIN_S = 180.0  # for all places to load their data
+_BEGIN_S = 180.0  # for a place to start its process and load its data, from its turn on
 _PINGS = 5  # of which the fastest sets a place's clock
 _STORE_BYTES = 512 << 20  # Ray's object store of a local cluster
 _PROBE_BYTES = (64 << 10, 4 << 20)  # least and most that is sent to measure a link
@@ -73,7 +75,14 @@ def connect(address: str | None) -> Any:
         return ray
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": _NAMESPACE}
     if address is None:
-        ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, _node_ip_address="127.0.0.1", **quiet)
+        for attempt in range(3):  # Ray chooses ports before it listens on them, and somebody else may be quicker
+            try:
+                ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, _node_ip_address="127.0.0.1", **quiet)
+                break
+            except (ConnectionError, RuntimeError) as error:
+                ray.shutdown()
+                if attempt == 2:
+                    raise RunFailed(f"engine ray: no cluster could be started on this machine ({error})") from error
     else:
         try:
             ray.init(address=address, **quiet)
@@ -99,6 +108,8 @@ class PlaceActor:
         if kind == "ping":
             clock = WallClock()
             error = None if peer is None else peer.error
+            if peer is not None and message:
+                peer.hear(unpack(message)[0])
             return pack({"life": self.life, "raw_s": clock.raw_s(), "pid": os.getpid(), "has_begun": peer is not None, "error": error})
         if kind == "probe":
             return os.urandom(unpack(message)[0]["back"])
@@ -120,20 +131,23 @@ class PlaceActor:
         """What only the driver sends."""
         if kind == "estimate":
             return await peer.estimate(message)
+        if kind == "flush":
+            await peer.delivered()
+            return b""
         if kind == "freeze":
             return peer.freeze()
         if kind == "thaw":
             peer.thaw(message)
             return b""
+        if kind == "go on":
+            peer.go_on(unpack(message)[0]["number"])
+            return b""
         header, _ = unpack(message)
         if kind == "settle":
             peer.clock.hear(header["paused_s"])
-            return peer.settle(header["live"])
-        if kind == "left":
-            peer.left(header["place"])
-        elif kind == "came":
-            peer.came(header["place"], header["epoch"])
-        elif kind == "reset":
+            return peer.settle(header["live"], header["told"])
+        if kind == "reset":
+            peer.forget(header["told"])
             peer.reset(header["epoch"], is_wiped=header["is_wiped"])
         elif kind == "clock":
             peer.clock.offset_s, peer.clock.origin_s, peer.clock.paused_s = header["offset_s"], header["origin_s"], header["paused_s"]
@@ -157,9 +171,7 @@ class PlaceActor:
         self.peer = Peer(network, task, method, seed, self._send, self.name, header["epoch"])
         await asyncio.get_running_loop().run_in_executor(None, self.peer.warm_up)
         self.peer.drawn = header["drawn"]
-        for place in header["absent"]:
-            self.peer.left(place)
-        self.peer.epochs.update(header["epochs"])
+        self.peer.hear(header["presence"])
         return pack({"life": self.life})
 
     async def _send(self, place: str, kind: str, message: bytes) -> bytes:
@@ -216,6 +228,7 @@ class RayWorld(MeasuredWorld):
         self.epochs: dict[str, int] = dict.fromkeys(self.places, 0)
         self.drawn: dict[str, int] = {}
         self.tallies: dict[str, Any] = {}  # latest of every place's present life
+        self.told: dict[str, list[int]] = {"": [0, 0]}  # lines and reports that have come from each place, and from the driver's own peer
         self.past = Tally(network)  # of lives and of runs before
         self.live: list[str] = []
         self.lines: list[dict[str, Any]] = []
@@ -225,30 +238,34 @@ class RayWorld(MeasuredWorld):
         self.is_busy = False
         self.key = (address, tuple([(name, network.places[name].facts.get("machine")) for name in self.places]))
         self.actors: dict[str, Any] = {}
+        self.starters: dict[str, Callable[[], Any]] = {}
+        self.names: dict[str, str] = {}
+        self.away: dict[str, None] = dict.fromkeys(network.unreachable)  # as all places are told
+        self.changes = 0  # of who is there
         self.watch: Any = None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="places", daemon=True)
         self.thread.start()
         try:
-            self.actors = self._actors(self.key)
+            self._find_actors(self.key)
             self._sync(self._start(network, task, method, seed))
         except BaseException:
             self.close()
             raise
         self.clock = self.peer.clock
         self.node = PlaceNode(self.peer, network.root, "0", self._on_report)
-        self.watch = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
 
     def _sync(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     # --- actors -----------------------------------------------------------------------------------------------------------------------
 
-    def _actors(self, key: Any) -> dict[str, Any]:
-        """One actor per place, on the machine that the place names."""
+    def _find_actors(self, key: Any) -> None:
+        """One actor per place, on the machine that the place names: those of the last run, or what starts new ones."""
         if _Idle.key == key and _Idle.actors is not None:
-            actors, _Idle.actors = _Idle.actors, None
-            return actors
+            self.actors, _Idle.actors = _Idle.actors, None
+            self.names = {name: actor_name for name, (_, actor_name) in self.actors.items()}
+            return
         release()
         machines = {name: self.network.places[name].facts.get("machine") for name in self.places}
         nodes = [node for node in self.ray.nodes() if node["Alive"]]
@@ -264,28 +281,22 @@ class RayWorld(MeasuredWorld):
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         mine = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
-        run, actors = uuid.uuid4().hex[:8], {}
+        run = uuid.uuid4().hex[:8]
         for name, machine in machines.items():
             where: dict[str, Any] = {"label_selector": {"machine": str(machine)}} if machine is not None else {}
             if name == self.network.root:
                 where = {"scheduling_strategy": mine}
-            options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 10_000, "name": f"{run}/{name}", "namespace": _NAMESPACE, **where}
-            actors[name] = (remote.options(**options).remote(name), f"{run}/{name}")
-        return actors
+            self.names[name] = f"{run}/{name}"
+            options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": 10_000, "name": self.names[name], "namespace": _NAMESPACE, **where}
+            self.starters[name] = partial(remote.options(**options).remote, name)
 
     async def _post(self, place: str, kind: str, message: bytes) -> bytes:
         return await reach(self.actors[place][0], place, kind, message)
 
     async def _start(self, network: Network, task: Task, method: Method | Service, seed: int) -> None:
         peer = self.peer = Peer(network, task, method, seed, self._post, None)
-        begun = asyncio.gather(*[self._begin(name) for name in self.places])
-        try:
-            await asyncio.wait_for(begun, _BEGIN_S)
-        except TimeoutError:
-            silent = [name for name in self.places if name not in self.lives]
-            raise RunFailed(f"engine ray: {len(silent)} places have not begun after {_BEGIN_S:g} s, the first is '{silent[0]}'") from None
-        except Unreachable as error:
-            raise RunFailed(f"engine ray: place '{error}' died while it began; look into Ray's logs") from error
+        turns = asyncio.Semaphore(max(2, int(self.ray.cluster_resources().get("CPU", 1))))  # so that few processes import at a time
+        await asyncio.gather(*[self._start_place(name, turns) for name in self.places])
         peer.clock.start()
         offsets = await asyncio.gather(*[self._offset(name, peer.clock) for name in self.places])
         for name in self.places:  # one after the other, so that they do not share links
@@ -294,15 +305,25 @@ class RayWorld(MeasuredWorld):
         for name, offset_s in zip(self.places, offsets):
             await self._set_clock(name, peer.clock, offset_s)
 
+    async def _start_place(self, name: str, turns: asyncio.Semaphore) -> None:
+        """Start a place's process where none is left over, and let it load what it needs."""
+        async with turns:
+            if name not in self.actors:
+                self.actors[name] = (self.starters[name](), self.names[name])
+            try:
+                await asyncio.wait_for(self._begin(name), _BEGIN_S)
+            except TimeoutError:
+                raise RunFailed(f"engine ray: place '{name}' has not begun after {_BEGIN_S:g} s; look into Ray's logs") from None
+            except Unreachable as error:
+                raise RunFailed(f"engine ray: place '{error}' died while it began; look into Ray's logs") from error
+
     async def _begin(self, name: str) -> None:
-        absent = [other for other in self.peer.absent if other != name]
         header = {
-            "make": self.make, "described": self.described, "actors": {place: actor[1] for place, actor in self.actors.items()},
-            "epoch": self.epochs[name], "epochs": {place: epoch for place, epoch in self.epochs.items() if epoch}, "absent": absent,
+            "make": self.make, "described": self.described, "actors": self.names, "epoch": self.epochs[name], "presence": self._presence(),
             "drawn": self.drawn.get(name, 0),
         }  # fmt: skip
         answer, _ = unpack(await self._post(name, "begin", pack(header)))
-        self.lives[name] = answer["life"]
+        self.lives[name], self.told[name] = answer["life"], [0, 0]
 
     async def _offset(self, name: str, clock: WallClock) -> float:
         """What turns a place's clock into the driver's: the fastest of some pings; they also measure the latency."""
@@ -333,17 +354,35 @@ class RayWorld(MeasuredWorld):
 
     # --- who is there -----------------------------------------------------------------------------------------------------------------
 
+    def _presence(self) -> dict[str, Any]:
+        """Who is away and how often each place has left, as every place is told with each ping; the latest news counts."""
+        return {"change": self.changes, "absent": list(self.away), "epochs": {name: epoch for name, epoch in self.epochs.items() if epoch}}
+
+    async def _ping(self, name: str) -> dict[str, Any]:
+        """Ask a place whether it is there, twice; Unreachable if it is not, or silent for `detect_s`."""
+        message = pack(self._presence())
+        for _ in range(2):  # where this process itself stood still, the first may fail with an answer unread
+            with suppress(TimeoutError):
+                return unpack(await asyncio.wait_for(self._post(name, "ping", message), self.detect_s / 2))[0]
+        raise Unreachable(name)
+
     async def _watch(self) -> None:
-        """Ask every place now and then whether it is there."""
+        """Ask every place now and then whether it is there, each at its own pace: a silent one delays no other."""
+        await asyncio.gather(*[self._watch_place(name) for name in self.places])
+
+    async def _watch_place(self, name: str) -> None:
         while not self.is_closed:
-            await asyncio.gather(*[self._look(name) for name in self.places])
+            try:
+                await self._look(name)
+            except RunFailed as error:
+                self._fail(error)
             await asyncio.sleep(min(self.detect_s / 4, 0.5))
 
     async def _look(self, name: str) -> None:
         peer, is_absent = self.peer, name in self.peer.absent
         try:
-            answer, _ = unpack(await asyncio.wait_for(self._post(name, "ping", b""), self.detect_s))
-        except (Unreachable, TimeoutError):
+            answer = await self._ping(name)
+        except Unreachable:
             if not is_absent:
                 await self._lose(name)
             return
@@ -364,11 +403,12 @@ class RayWorld(MeasuredWorld):
     async def _lose(self, name: str) -> None:
         """A place is gone; everybody is told."""
         peer = self.peer
+        self.away[name] = None
         peer.left(name)
         self.lines.append({"kind": "presence", "place": name, "is_there": False, "seconds": peer.clock.now_s()})
         if name == peer.network.root:
             self._fail(RunFailed(f"the root's place '{name}' died; go on with airloom resume"))
-        await self._tell("left", {"place": name}, but=name)
+        await self._tell()
 
     async def _take_back(self, name: str, *, is_new: bool) -> None:
         """A place answers again."""
@@ -380,16 +420,18 @@ class RayWorld(MeasuredWorld):
             await self._begin(name)
         else:
             is_wiped = peer.network.on_leave == "wipe"
-            await self._post(name, "reset", pack({"epoch": self.epochs[name], "is_wiped": is_wiped}))
+            await self._post(name, "reset", pack({"epoch": self.epochs[name], "is_wiped": is_wiped, "told": self.told[name]}))
+            self.told[name][1] = 0
         await self._set_clock(name, peer.clock, await self._offset(name, peer.clock))
-        await self._tell("came", {"place": name, "epoch": self.epochs[name]}, but=name)
+        del self.away[name]
+        await self._tell()  # before the text here can send others to it
         peer.came(name, self.epochs[name])
         self.lines.append({"kind": "presence", "place": name, "is_there": True, "seconds": peer.clock.now_s()})
 
-    async def _tell(self, kind: str, header: Mapping[str, Any], but: str) -> None:
-        """Tell all other places that are there; one that cannot be told now is found by the watch."""
-        there = [name for name in self.places if name != but and name not in self.peer.absent]
-        asks = [asyncio.wait_for(self._post(name, kind, pack(header)), self.detect_s) for name in there]
+    async def _tell(self) -> None:
+        """Tell all places that are there who is there now; one that cannot be told at once hears it with a later ping."""
+        self.changes += 1
+        asks = [self._ping(name) for name in self.places if name not in self.away]
         await asyncio.gather(*asks, return_exceptions=True)
 
     def _fail(self, error: RunFailed) -> None:
@@ -403,8 +445,10 @@ class RayWorld(MeasuredWorld):
     async def _gather(self, live: Sequence[str] | None) -> list[bytes]:
         """Ask all places that are there for what they have measured; return the reports of their programs."""
         there = [name for name in self.places if name not in self.peer.absent]
-        message = pack({"live": live, "paused_s": self.peer.clock.paused_s})
-        asks = [asyncio.wait_for(self._post(name, "settle", message), self.detect_s) for name in there]
+        known = {"live": live, "paused_s": self.peer.clock.paused_s}
+        asks = [
+            asyncio.wait_for(self._post(name, "settle", pack({**known, "told": self.told.setdefault(name, [0, 0])})), self.detect_s) for name in there
+        ]
         answers = await asyncio.gather(*asks, return_exceptions=True)
         reports: list[bytes] = []
         self.is_busy = False
@@ -419,13 +463,15 @@ class RayWorld(MeasuredWorld):
                 continue
             self.tallies[name], self.drawn[name] = told["tally"], told["drawn"]
             self.lines += told["lines"]
+            self.told[name] = [self.told[name][0] + len(told["lines"]), self.told[name][1] + len(blobs)]
             self.is_busy = self.is_busy or told["programs"] > 0
             if told["error"] is not None:
                 raise RunFailed(told["error"])
             refs.update(dict.fromkeys(told["refs"]))
             reports += blobs
-        own, _ = unpack(self.peer.settle(live))
+        own, _ = unpack(self.peer.settle(live, self.told[""]))
         self.lines += own["lines"]
+        self.told[""][0] += len(own["lines"])
         self.live = list(refs)
         if self.failure is not None or own["error"] is not None:
             raise self.failure or RunFailed(own["error"])
@@ -448,6 +494,8 @@ class RayWorld(MeasuredWorld):
 
     @property
     def root(self) -> PlaceNode:
+        if self.watch is None:  # only now: a place that is given up before a checkpoint's values have come would wait for calls of before
+            self.watch = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
         return self.node
 
     def stamp(self) -> dict[str, float]:
@@ -488,36 +536,44 @@ class RayWorld(MeasuredWorld):
     def freeze(self, kept: Any) -> dict[str, bytes]:
         if self.is_busy:
             raise Unsupported("checkpoint: programs are still running at the round boundary; let the round fetch their results")
+        return self._sync(self._freeze(kept))
+
+    async def _freeze(self, kept: Any) -> dict[str, bytes]:
         there = [name for name in self.places if name not in self.peer.absent]
+        await self.peer.delivered()
+        await asyncio.gather(*[self._post(name, "flush", b"") for name in there])  # no call is on its way from now on
+        blobs = await asyncio.gather(*[self._post(name, "freeze", b"") for name in there])
+        here = [leaf for _, leaf in leaves(kept) if isinstance(leaf, PlaceRef) and self.peer.is_here(leaf)]
         own = {
             "now_s": self.clock.now_s(), "number": self.node.number, "tally": self._totals().as_json(), "drawn": self.drawn,
-            "sequences": [[place, on, n] for (place, epoch, on), n in self.node.sequences.items() if epoch == self.epochs[place]],
+            "sequences": [[place, on, n] for (place, epoch, on), n in self.node.sequences.items() if place in there and epoch == self.epochs[place]],
         }  # fmt: skip
-        parts = {"driver": pack(own, self.peer.wire.encode(kept))}
-
-        async def ask() -> list[bytes]:
-            return await asyncio.gather(*[self._post(name, "freeze", b"") for name in there])
-
-        return parts | {f"place {name}": blob for name, blob in zip(there, self._sync(ask()))}
+        saved = [self.peer.wire.encode(tree) for tree in ([[ref, self.peer.value(ref)] for ref in here], kept)]
+        return {"driver": pack(own, *saved), **{f"place {name}": blob for name, blob in zip(there, blobs)}}
 
     def thaw(self, frozen: Mapping[str, bytes]) -> Any:
-        own, (blob,) = unpack(frozen["driver"])
+        own, (here, kept) = unpack(frozen["driver"])
         self.past.add(own["tally"])
         self.node.number = own["number"]
         self.node.sequences.update({(place, 0, on): n for place, on, n in own["sequences"]})
         self.drawn.update(own["drawn"])
         self.clock.start(own["now_s"])
+        try:
+            self._sync(self._restore(frozen, own["number"]))
+        except Unreachable as error:
+            raise RunFailed(f"engine ray: place '{error}' died while it took up its values; look into Ray's logs") from error
+        for ref, value in self.peer.wire.decode(here):
+            self.peer.hold(ref, value)
+        return self.peer.wire.decode(kept)
 
-        async def restore(name: str) -> None:
+    async def _restore(self, frozen: Mapping[str, bytes], number: int) -> None:
+        """Give every place what it had: first all values, then the calls, which ask for them."""
+        for name in self.places:
             await self._set_clock(name, self.clock, await self._offset(name, self.clock))
             if f"place {name}" in frozen:
                 await self._post(name, "thaw", frozen[f"place {name}"])
-
-        async def all() -> None:
-            await asyncio.gather(*[restore(name) for name in self.places])
-
-        self._sync(all())
-        return self.peer.wire.decode(blob)
+        for name in self.places:
+            await self._post(name, "go on", pack({"number": number}))
 
     def close(self) -> None:
         if self.is_closed:

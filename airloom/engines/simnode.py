@@ -16,10 +16,11 @@ from airloom.engines.air import over_the_air
 from airloom.engines.arguments import Arguments, identity
 from airloom.engines.fold import fold
 from airloom.engines.numerics import FLUSH_CAP
-from airloom.engines.pending import Call, Delivery, SimRef, Value, Wait
+from airloom.engines.pending import Delivery, Issue, SimRef, Value, Wait
 from airloom.engines.price import leaf_sizes
 from airloom.engines.sites import Site
 from airloom.engines.snapshot import snapshot
+from airloom.engines.values import pairs
 from airloom.errors import DeviceLost, ScenarioError
 from airloom.program.method import function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
@@ -116,7 +117,7 @@ class SimNode(Node):
     def put(self, value: Any) -> Ref:
         sim = self.sim
         sim.kernel.number += 1
-        root = Value(sim.kernel.number, self.site.name, None)
+        root = Value(sim.kernel.number, self.site.name, Issue(None, "put", "", self.program_number))
         root.value, root.has_value = value, True
         root.leaves = leaf_sizes(value)
         root.started_s = sim.kernel.now
@@ -140,7 +141,7 @@ class SimNode(Node):
             if delivery.arrived_s is not None:
                 there.append((delivery.arrived_s, ref.root.number, i))
             else:
-                delivery.waiters.append((wait, i))
+                delivery.waiters += (wait, i)
                 if delivery.is_lost:
                     late.append(delivery)
         there.sort()
@@ -153,11 +154,11 @@ class SimNode(Node):
                 sim.kernel.at(sim.kernel.now + timeout_s, sim.values.on_timeout, wait)
             sim.park(f"{verb} of {len(refs)} values, {len(wait.arrived)} of {need} arrived")
         wait.is_over = True
-        taken = set(wait.arrived) | set(wait.lost)
-        if len(taken) < len(refs):
+        if len(wait.arrived) + len(wait.lost) < len(refs):
+            taken = {*wait.arrived, *wait.lost}
             for i, delivery in enumerate(deliveries):
                 if i not in taken and delivery.waiters:
-                    delivery.waiters = [w for w in delivery.waiters if type(w) is Call or w[0] is not wait]
+                    delivery.waiters = tuple([x for pair in pairs(delivery.waiters) if pair[0] is not wait for x in pair])
         return wait.arrived, wait.lost
 
     def fetch(self, refs: Any) -> Any:
@@ -188,7 +189,7 @@ class SimNode(Node):
             elif delivery.is_lost:
                 wait.lost.append(i)
             else:
-                delivery.waiters.append((wait, i))
+                delivery.waiters += (wait, i)
         if len(wait.arrived) + len(wait.lost) < len(refs):
             sim.park(f"{len(refs)} values to be made")
         wait.is_over = True

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from heapq import heappop, heappush
 from typing import Any
 
 import torch
@@ -22,11 +21,11 @@ import torch
 from airloom.clock.kernel import Kernel, Program
 from airloom.clock.meter import SiteMeter, Totals
 from airloom.clock.span import Span
-from airloom.clock.wires import Flow, Transfer, Wire, Wires
+from airloom.clock.wires import Transfer, Wire, Wires
 from airloom.engines.arguments import Arguments, caller, identity
 from airloom.engines.executors import Executor, Result
 from airloom.engines.numerics import Numerics
-from airloom.engines.pending import Call, Later, SimRef, Value
+from airloom.engines.pending import Call, Delivery, Issue, Later, SimRef, Value
 from airloom.engines.price import Price, Pricer, leaf_sizes
 from airloom.engines.simnode import SimNode
 from airloom.engines.sites import Resource, Site
@@ -79,6 +78,7 @@ class Simulation:
         arrived, log_hop = self.values.on_arrived, self._log_hop if log or span else None
         self.wires = self.values.wires = Wires(self.kernel, network, self.sites.__getitem__, self.totals, seed, arrived, log_hop)
         self.watch = None if span is None else Watch(self.kernel, self.numerics, self.wires, span)
+        self.ended = self.on_end  # bound once: an event each
         self.pricer = Pricer(task, seed)
         self.is_lossy = self.wires.is_lossy
         self.is_loaded = not network.load.is_idle
@@ -150,9 +150,7 @@ class Simulation:
                 self.values.lose_value(program.result, name)
         site.programs.clear()
         for resource in site.resources.values():
-            resource.queues.clear()
-            resource.ready.clear()
-            resource.fillers.clear()
+            resource.clear()
         self.wires.forget_place(name)
         if self.network.on_leave == "wipe":
             site.state.clear()
@@ -175,16 +173,9 @@ class Simulation:
                 resource.free += 1
             site.drawn = min(site.drawn, call.drawn)
         elif resource is not None:
-            queue = resource.queues.get(call.owner)
-            if queue is not None and call in queue:
-                was_next = queue[0] is call
-                queue.remove(call)
-                if not queue:
-                    del resource.queues[call.owner]
-                elif was_next and queue[0].missing == -1:
-                    heappush(resource.ready, (self.kernel.now, queue[0].number, queue[0]))
-                if site.is_present:
-                    self._try_start(site, resource)
+            resource.dequeue(call, self.kernel.now)
+            if site.is_present:
+                self._try_start(site, resource)
         self.numerics.pending.pop(call, None)
         self.values.lose_value(call.root, device)
 
@@ -201,38 +192,39 @@ class Simulation:
         if share_hz is not None and len(share_hz) != len(where):
             raise ScenarioError(f"map(share_hz=...): got {len(share_hz)} shares for {len(where)} places; allowed is one share per place")
         label = function_name(fn)
-        owner = node.program_number
         codec, is_chain = codec_of(fn)
         if is_chain:  # its values go from client to client, and are encoded by themselves
             codec = None
         shared = Arguments(args)
+        issue = Issue(fn, label, here, node.program_number, priority=priority, is_program=is_program, codec=codec, made_at=caller())
         fn_sig = (label, identity(fn))
-        shared_sig = None if shared.refs else (fn_sig, shared.signature(), ())
+        if not shared.refs and not each:
+            issue.signature = (fn_sig, shared.signature(), ())
+        versions: tuple[list[tuple[Any, int]], ...] = (shared.versions,) if shared.versions else ()
+        signature, has_refs = issue.signature, bool(shared.refs)
+        parts, body, control = shared.parts, shared.body, 0 if has_refs and not shared.parts else shared.control
+        own: Arguments | None = None
+        sites, routes = self.sites, node.site.routes
         refs: list[SimRef] = []
-        made_at = caller()
-        no_each: Sequence[Any] = ()
         for i, place in enumerate(where):
-            site = self.sites.get(place)
+            site = sites.get(place)
             if site is None:
-                raise ScenarioError(
-                    f"{label}: got place {str(place)!r}; allowed are the network's places (such as {', '.join(list(self.sites)[:3])})"
-                )
+                raise ScenarioError(f"{label}: got place {str(place)!r}; allowed are the network's places (such as {', '.join(list(sites)[:3])})")
             kernel.number += 1
-            number = kernel.number
-            root = Value(number, place, None)
-            root.label, root.issuer, root.codec = label, here, codec
-            own = Arguments(tuple(each[i])) if each else None
+            root = Value(kernel.number, place, issue)
             resource = None if on is None else site.resources.get(on) or self._resource(site, on)
-            call = Call(number, fn, site, (*args, *own.args) if own else args, owner, resource, priority, root, label)
-            root.call = call
-            call.made_at = made_at
-            call.is_program = is_program
-            call.has_refs = bool(shared.refs) or (own is not None and bool(own.refs))
-            call.versions = (shared.versions, own.versions if own else no_each)
-            if own is None:
-                call.trees = shared_sig
-            elif shared_sig is not None and not own.refs:
-                call.trees = (fn_sig, shared_sig[1], own.signature())
+            call = root.call = Call(kernel.number, issue, site, args, resource, root)
+            if each:
+                own = Arguments(tuple(each[i]))
+                call.args = (*args, *own.args)
+                has_refs = bool(shared.refs or own.refs)
+                versions = (shared.versions, own.versions)
+                signature = None if has_refs else (fn_sig, shared.signature(), own.signature())
+                parts, body = shared.parts + own.parts, shared.body + own.body
+                control = 0 if has_refs and not parts else shared.control + own.control
+            call.has_refs = has_refs
+            call.versions = versions
+            call.signature = signature
             refs.append(SimRef(root))
             if not site.is_present:
                 self.lose_call(call, place)
@@ -240,27 +232,18 @@ class Simulation:
             if self.is_lossy:
                 site.calls[call] = None
             if resource is not None and priority >= 0:
-                queue = resource.queues.get(owner)
-                if queue is None:
-                    resource.queues[owner] = [call]
-                else:
-                    queue.append(call)
+                resource.enqueue(call)
             if place != here:
-                route = wires.route(node.site, place)
-                call.missing += 1
-                parts = shared.parts + own.parts if own else shared.parts
-                weight = shared.body + own.body if own else shared.body
-                control = 0 if call.has_refs and not parts else shared.control + (own.control if own else 0)
+                route = routes.get(place) or wires.route(node.site, place)
+                call.missing = 1
                 if share_hz is not None:
                     call.hz = root.hz = float(share_hz[i])
                 if self.is_lossy and not self.values.all_present(route):
                     self.lose_call(call, self.values.absent(route))
                     continue
-                wires.send(Transfer("call", call, parts, weight, control, route, call.hz, label))
-            for ref in shared.refs:
-                self._need(call, ref, site)
-            if own is not None:
-                for ref in own.refs:
+                wires.send(Transfer(call, parts, body, control, route, call.hz))
+            if has_refs:
+                for ref in shared.refs if own is None else [*shared.refs, *own.refs]:
                     self._need(call, ref, site)
             if not call.missing and not call.is_lost:
                 self.ready(call)
@@ -281,9 +264,10 @@ class Simulation:
         if call.is_lost:
             return
         root = ref.root
-        if root.codec is not None and root.place != site.name and self.task.samples(site.name) and self.task.samples(root.place):
+        codec = root.issue.codec
+        if codec is not None and root.place != site.name and self.task.samples(site.name) and self.task.samples(root.place):
             raise Unsupported(
-                f"{call.label} at '{site.name}': got a value of '{root.place}' that is encoded by {root.codec} against what came down to it; "
+                f"{call.issue.label} at '{site.name}': got a value of '{root.place}' that is encoded by {codec} against what came down to it; "
                 f"allowed are values that go up: fetch it and send it on, or use codec=none"
             )
         delivery = self.values.ask(ref, site)
@@ -291,99 +275,77 @@ class Simulation:
             self.lose_call(call, delivery.lost_device)
         elif delivery.arrived_s is None:
             call.missing += 1
-            delivery.waiters.append(call)
+            delivery.waiters += (call, -1)
 
     def ready(self, call: Call) -> None:
         """All arguments are at the place."""
-        site, resource = call.site, call.resource
-        if call.is_program:
+        site, resource, issue = call.site, call.resource, call.issue
+        if issue.is_program:
             self._start_program(site, call)
             return
         if resource is None:
             self._start(site, call)
             return
         call.missing = -1  # arguments are there
-        if call.priority < 0:
-            heappush(resource.fillers, (-call.priority, self.kernel.now, call.number, call))
-            self._try_start(site, resource)
+        now = self.kernel.now
+        if issue.priority < 0:
+            resource.fill(call, now)
+        elif resource.oldest(issue.owner) is not call:
             return
-        queue = resource.queues[call.owner]
-        if queue[0] is not call:
-            return
-        if resource.free and not resource.ready:  # the common case: nobody else waits
-            del queue[0]
+        elif resource.free and not resource.ready:  # the common case: nobody else waits
             resource.free -= 1
             self._start(site, call)
-            self._advance(resource, call.owner, queue)
+            resource.dequeue(call, now)
             return
-        heappush(resource.ready, (self.kernel.now, call.number, call))
-        if resource.free:
-            self._try_start(site, resource)
-
-    def _advance(self, resource: Resource, owner: int, queue: list[Call]) -> None:
-        """The next call of a program's queue is the oldest now; if its arguments are there it is ready."""
-        if not queue:
-            resource.queues.pop(owner, None)
-        elif queue[0].missing == -1:
-            heappush(resource.ready, (self.kernel.now, queue[0].number, queue[0]))
+        else:
+            resource.make_ready(call, now)
+        self._try_start(site, resource)
 
     def _try_start(self, site: Site, resource: Resource) -> None:
-        """Start calls while slots are free: oldest ready call first, fillers last."""
+        """Start calls while slots are free."""
         while resource.free:
-            call = None
-            while resource.ready and call is None:
-                call = heappop(resource.ready)[2]
-                if call.is_lost:
-                    call = None
-            if call is not None:
-                del resource.queues[call.owner][0]
-            else:
-                while resource.fillers and call is None:
-                    call = heappop(resource.fillers)[3]
-                    if call.is_lost:
-                        call = None
-                if call is None:
-                    return
+            call = resource.take()
+            if call is None:
+                return
             resource.free -= 1
             self._start(site, call)
-            if call.priority >= 0:
-                self._advance(resource, call.owner, resource.queues[call.owner])
+            if call.issue.priority >= 0:
+                resource.dequeue(call, self.kernel.now)
 
     # --- running calls ----------------------------------------------------------------------------------------------------------------
 
     def _start(self, site: Site, call: Call) -> None:
         """A call begins: it is stamped and priced; its numerics wait."""
-        kernel = self.kernel
+        kernel, issue, root = self.kernel, call.issue, call.root
         now = kernel.now
-        call.started_s = now
-        kernel.number += 1
+        kernel.number += 2
         call.start_number = kernel.number
+        call.started_s = root.started_s = now
         call.drawn = site.drawn
         if site.state:
             call.state = dict(site.state)
-        sig = call.trees
-        price = self._price(site, call) if sig is None else self.pricer.price(call.fn, sig, call.args, site, now)
+        sig = call.signature
+        price = self._price(site, call) if sig is None else self.pricer.price(issue.fn, sig, call.args, site, now)
         if price is None:
             price = self._run_now(site, call)
         else:
             self.numerics.pending[call] = None
         call.price = price
-        site.drawn = call.drawn + price.drawn
-        root = call.root
-        root.started_s = now
+        if price.drawn:
+            site.drawn += price.drawn
         root.leaves = price.leaves
-        seconds, joules = price.at(site.device)
+        known = price.on_device.get(id(site.device))
+        seconds, call.joules = price.at(site.device) if known is None else known
         if self.is_loaded:
             seconds *= self.network.slowdown(site.name, now, self.seed)  # the same joules: the rest belongs to what else runs there
-        call.joules = joules
-        self.totals.price += price.bill  # due once a call has begun, whoever still waits for it
-        site.meter.price += price.bill
+        if price.bill:  # due once a call has begun, whoever still waits for it
+            self.totals.price += price.bill
+            site.meter.price += price.bill
         if price.peak_bytes + site.stored_bytes + site.held_bytes > site.room_bytes:
             self._refuse_memory(site, call, price)
-        call.end_s = now + seconds
+        call.end_s = end_s = now + seconds
         self.running[call] = None
-        kernel.number += 1
-        kernel.agenda.push((call.end_s, kernel.number, self.on_end, call))
+        kernel.agenda.push((end_s, kernel.number, self.ended, call))
 
     def _price(self, site: Site, call: Call) -> Price | None:
         """Price a call with Refs among its arguments; None if it must run at once."""
@@ -391,8 +353,9 @@ class Simulation:
             args = map_leaves(self.meta_of, call.args)
         except _NoShape:
             return None
-        sig = ((call.label, identity(call.fn)), signature(args))
-        return self.pricer.price(call.fn, sig, args, site, self.kernel.now)
+        issue = call.issue
+        sig = ((issue.label, identity(issue.fn)), signature(args))
+        return self.pricer.price(issue.fn, sig, args, site, self.kernel.now)
 
     def meta_of(self, leaf: Any) -> Any:
         """Shapes of an argument: of the value that a Ref names, without its contents."""
@@ -409,14 +372,14 @@ class Simulation:
     def _run_now(self, site: Site, call: Call) -> Price:
         """The price depends on contents: run the numerics at the call's start."""
         self.numerics.flush([call])
-        result = call.changes.pop("", None)
+        result = (call.changes or {}).pop("", None)
         assert isinstance(result, Result) and result.spent is not None
         return Price(result.spent, result.value, result.changes)
 
     def _refuse_memory(self, site: Site, call: Call, price: Price) -> None:
         need = price.peak_bytes + site.stored_bytes + site.held_bytes
         raise DoesNotFit(
-            f"{function_name(call.fn)} at '{site.name}' needs {need / 1e6:.1f} MB (peak {price.peak_bytes / 1e6:.1f}, state "
+            f"{call.issue.label} at '{site.name}' needs {need / 1e6:.1f} MB (peak {price.peak_bytes / 1e6:.1f}, state "
             f"{site.stored_bytes / 1e6:.1f}, values {site.held_bytes / 1e6:.1f}); its device '{site.device.profile}' has "
             f"{site.room_bytes / 1e6:.1f} MB available: use a smaller model, batch or submodel"
         )
@@ -425,15 +388,13 @@ class Simulation:
         """A call ends: charge it, merge its state, make its value, start the next one."""
         if call.is_lost:
             return
-        site = call.site
+        site, price, resource = call.site, call.price, call.resource
         del self.running[call]
         if self.is_lossy:
             site.calls.pop(call, None)
         self._charge_compute(site, call, 1.0)
-        price = call.price
         if price.changes:
             self._merge(site, call)
-        resource = call.resource
         if resource is not None:
             resource.free += 1
             if resource.ready or resource.fillers:
@@ -441,15 +402,14 @@ class Simulation:
         self.values.make(site, call.root)
 
     def _charge_compute(self, site: Site, call: Call, part: float) -> None:
-        meter = site.meter
-        seconds = (call.end_s - (call.started_s or 0.0)) * part
+        meter, busy_s, joules = site.meter, site.meter.busy_s, call.joules * part
         on = "handler" if call.resource is None else call.resource.name
-        meter.busy_s[on] = meter.busy_s.get(on, 0.0) + seconds
+        busy_s[on] = busy_s.get(on, 0.0) + (call.end_s - (call.started_s or 0.0)) * part
         if self.watch is not None:
             self.watch.call(call, part)
-        joules = call.joules * part
         meter.compute_j += joules
-        meter.flops += call.price.flops * part
+        if call.price.flops:
+            meter.flops += call.price.flops * part
         if meter.is_server:
             self.totals.joules_server += joules
         else:
@@ -476,13 +436,13 @@ class Simulation:
         for key in price.changes:
             if site.written.get(key, 0) > call.start_number:
                 raise RunFailed(
-                    f"device '{site.name}', state[{key!r}]: two overlapping calls wrote it ({function_name(call.fn)} began at "
+                    f"device '{site.name}', state[{key!r}]: two overlapping calls wrote it ({call.issue.label} began at "
                     f"{call.started_s:.6g} s); let one of them write, or issue them on the same resource"
                 )
             before = site.shadow.get(key)
             site.stored_bytes += price.state_bytes[key] - (before[2] if before is not None else 0)
             site.shadow[key] = (price.signatures[key], price.changes[key], price.state_bytes[key])
-            site.state[key] = call.changes[key] if call.has_run else Later(call, key)
+            site.state[key] = Later(call, key) if call.changes is None else call.changes[key]
         self.kernel.number += 1
         for key in price.changes:
             site.written[key] = self.kernel.number
@@ -493,7 +453,7 @@ class Simulation:
         root = call.root
         root.started_s = self.kernel.now
         root.call = None
-        fn, args = call.fn, call.args
+        fn, args = call.issue.fn, call.args
         call.has_run = True
         call.args = ()
         if self.is_lossy:
@@ -601,12 +561,15 @@ class Simulation:
         self.watch = None
         self.wires.log = self._log_hop if self.payload_log is not None else None
 
-    def _log_hop(self, flow: Flow | None, transfer: Transfer, wire: Wire, part: float) -> None:
+    def _log_hop(self, transfer: Transfer, wire: Wire, part: float | None) -> None:
+        subject = transfer.subject
+        is_call = type(subject) is Call
+        what: Any = subject if is_call else subject.root if type(subject) is Delivery else subject[0]
         if self.watch is not None:
-            self.watch.hop(flow, transfer, wire, part)
-        if self.payload_log is not None and flow is not None and part == 1.0 and flow.bits:
-            kind = "arguments" if transfer.kind == "call" else "value"
-            self.payload_log(flow.end_s, wire.link.source, wire.link.target, transfer.label, kind, flow.bits / 8.0)
+            self.watch.hop(transfer, what, wire, part)
+        if self.payload_log is not None and part == 1.0 and transfer.bits:
+            kind = "arguments" if is_call else "value"
+            self.payload_log(transfer.end_s, wire.link.source, wire.link.target, what.issue.label, kind, transfer.bits / 8.0)
 
 
 class _NoShape(Exception):

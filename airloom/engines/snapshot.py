@@ -105,4 +105,5 @@ def snapshot(network: Network, task: Task, seed: int, place: str, now: float, is
         samples=Lookup(samples, names),
         facts=Lookup(facts, names),
         cell=Lookup(cell_of, names),
+        parent=Lookup(lambda name: network.places[name].parent or "", names),
     )

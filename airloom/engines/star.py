@@ -8,7 +8,7 @@ that sends what the method cannot have made is barred from the run.
 
 How messages travel is a `Transport`'s business; this file knows no framework.
 
-Left out: programs at clients, over-the-air sums (both Unsupported); `share_hz`, `priority` and `on` have no effect on real radios and processors.
+Left out: programs at clients, over-the-air sums, shares of a band (all Unsupported); `priority` and `on` have no effect on real processors.
 """
 
 # Trees (states, arguments, results) are of any shape, so what is taken out of them has no static type.
@@ -24,7 +24,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from airloom.engines.executors import Job, Spent, run_job
 from airloom.engines.fold import fold
 from airloom.engines.host import HEAD_BYTES, STALE, Packet
 from airloom.engines.measured import MeasuredWorld, Tally, WallClock
-from airloom.engines.price import leaf_sizes
+from airloom.engines.price import Pricer, Standing, estimated, leaf_sizes
 from airloom.engines.rootref import RootRef
 from airloom.engines.snapshot import snapshot
 from airloom.engines.wire import Limits, Wire
@@ -78,7 +78,8 @@ class Manners:
         ping_s: silence of a machine with work after which it is asked whether it is still there.
         patience_s: without an answer for so long, it is lost.
         look_s: between two looks for machines that come (back).
-        start_s: for the first machines at the beginning of a run.
+        start_s: for machines to connect at the beginning of a run.
+        load_s: for a machine that is connected to load what it needs then.
         return_s: for any machine to come back when all are lost.
     """
 
@@ -86,6 +87,7 @@ class Manners:
     patience_s: float = 10.0
     look_s: float = 1.0
     start_s: float = 30.0
+    load_s: float = 180.0
     return_s: float = 120.0
 
 
@@ -224,8 +226,10 @@ class StarWorld(MeasuredWorld):
         limits: Limits = Limits(),
     ) -> None:
         self.network, self.task, self.method, self.seed = network, task, method, seed
-        self.job, self.transport, self.sign, self.manners = job, transport, sign, manners
+        self.job, self.transport, self.sign = job, transport, sign
+        self.manners = replace(manners, patience_s=max(manners.patience_s, network.detect_s))
         self.wire = Wire(method, [task.model], limits, write_ref=_name)
+        self.pricer = Pricer(task, seed)
         self.clock = WallClock()
         self.clock.start()
         self.clock.stop()  # until the machines are there
@@ -267,8 +271,8 @@ class StarWorld(MeasuredWorld):
         self.began_at = self.kept = self.round
         if not self.kept:
             self.kept = None
-        ends_s = time.monotonic() + self.manners.start_s
-        while any(machine.epoch is None for machine in self.machines.values()) and time.monotonic() < ends_s:
+        began_s = time.monotonic()
+        while any(self._may_come(machine, time.monotonic() - began_s) for machine in self.machines.values()):
             self._look()
             self._take_answers(0.05)
         if all(machine.epoch is None for machine in self.machines.values()):
@@ -278,6 +282,10 @@ class StarWorld(MeasuredWorld):
             )
         self.is_running = True
         self.clock.go_on()
+
+    def _may_come(self, machine: Machine, waited_s: float) -> bool:
+        """Whether it pays to wait for a machine before the first round; one that has been greeted may be loading its data."""
+        return machine.epoch is None and waited_s < (self.manners.start_s if machine.greeting is None else self.manners.load_s)
 
     def is_present(self, name: str) -> bool:
         """Whether a place can be used now."""
@@ -744,7 +752,21 @@ class StarNode(Node):
         return self.world.task.requests.get(self.name, ())
 
     def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
-        raise Unsupported("node.estimate: real machines have no price before they have worked; calibrate a simulation from a measured run instead")
+        """Priced here, on the declared device, as if the client had kept nothing."""
+        world = self.world
+
+        def shape(leaf: Any) -> Any:
+            if not isinstance(leaf, StarRef):
+                return leaf
+            if not leaf.root.has(leaf.path):
+                raise Unsupported("node.estimate: got a Ref of a value that is not here, so that its size is unknown; fetch it first")
+            return leaf.root.value(leaf.path)
+
+        if where not in world.places:
+            raise ScenarioError(f"node.estimate: got place {where!r}; allowed are the server and its clients ({', '.join(list(world.places)[:3])})")
+        place = world.network.places[where]
+        site = Standing(where, place.device, place, {}, 0)
+        return estimated(world.pricer, fn, args, map_leaves(shape, args), site, self.now_s, world.network.framing_bytes)
 
     def map(
         self,
@@ -756,6 +778,8 @@ class StarNode(Node):
         priority: int = 0,
         share_hz: Sequence[float] | None = None,
     ) -> list[Ref]:
+        if share_hz is not None:
+            raise Unsupported("map(share_hz=...): got shares of a band; real links share themselves; use the simulated engine, or leave it out")
         self.world.begin()
         return list(self.world.issue(fn, where, args, each))
 

@@ -37,31 +37,29 @@ class Values:
         self.asked: dict[Value, None] = {}
         kernel.endings.append(self.send_asked)
 
-    @property
-    def is_lossy(self) -> bool:
-        """Whether places can leave."""
-        return self.wires.is_lossy
-
     def make(self, site: Site, root: Value) -> None:
         """A value exists from now on; send it to whoever has asked."""
         root.is_made = True
         root.made_s = self.kernel.now
         root.epoch = site.epoch
-        if root.deliveries:
+        if root.first is not None:
             self._dispatch(site, root)
 
     def ask(self, ref: SimRef, site: Site) -> Delivery:
         """Ask for a part of a value to come to a place; free, and done once however often it is asked."""
         root = ref.root
-        key = (site.name, ref.path)
         if site.epoch and self.network.on_leave == "wipe":
-            for old in [k for k, d in root.deliveries.items() if k[0] == site.name and d.epoch != site.epoch]:
-                del root.deliveries[old]  # what came before the place was wiped is gone
-                root.carried.pop(site.name, None)
-        delivery = root.deliveries.get(key)
-        if delivery is not None and not (delivery.is_lost and root.is_made and not root.is_lost):
+            root.forget(site.name, site.epoch)
+        if root.first is None:
+            delivery = root.first = Delivery(ref.path, site.name, site.epoch)
+        else:
+            known = root.delivery(site.name, ref.path)
+            if known is not None and not (known.is_lost and root.is_made and not root.is_lost):
+                return known
+            delivery = Delivery(ref.path, site.name, site.epoch)
+            root.add(delivery)
+        if not root.is_made and not root.is_lost:
             return delivery
-        delivery = root.deliveries[key] = Delivery(ref.path, site.name, site.epoch)
         origin = self.sites[root.place]
         if root.is_made and not root.is_lost and origin.epoch != root.epoch:
             root.is_lost, root.lost_device, root.lost_s = True, root.place, self.kernel.now
@@ -80,30 +78,30 @@ class Values:
 
     def _is_there(self, root: Value, delivery: Delivery) -> bool:
         """Whether all of a part has come to the place before, with the whole or with other parts."""
-        carried = root.carried.get(delivery.place, {})
+        carried = self._carried(root).get(delivery.place, {})
         depth = len(delivery.path)
         share = [i for i, (path, _, _) in enumerate(root.leaves) if path[:depth] == delivery.path]
         return bool(share) and all([i in carried and carried[i] is None for i in share])
 
-    def send_asked(self) -> bool:
+    def send_asked(self) -> None:
         """End of an instant: send what was asked for after it was made; parts asked for together are one message."""
-        if not self.asked:
-            return False
         asked, self.asked = self.asked, {}
         for root in asked:
             if not root.is_lost:
                 self._dispatch(self.sites[root.place], root)
-        return True
 
     def _dispatch(self, site: Site, root: Value) -> None:
         """Send the parts that are asked for and not yet under way, one message per place."""
-        if len(root.deliveries) == 1 and not root.carried:
-            (delivery,) = root.deliveries.values()
-            if not delivery.path and not delivery.is_asked and not delivery.is_lost and delivery.place != root.place:
-                self._carry_whole(site, root, delivery)
-                return
+        only = root.first
+        if only is not None and root.others is None and root.carried is None and not only.path and not only.is_asked and not only.is_lost:
+            if only.place == root.place:
+                self._arrive(only)
+            else:
+                self._carry_whole(site, root, only)
+            return
+        self._carried(root)
         fresh: dict[str, list[Delivery]] = {}
-        for delivery in list(root.deliveries.values()):
+        for delivery in root.deliveries():
             if delivery.is_asked or delivery.is_lost or delivery.arrived_s is not None:
                 continue
             if delivery.place == root.place:
@@ -116,31 +114,43 @@ class Values:
 
     def _carry_whole(self, site: Site, root: Value, delivery: Delivery) -> None:
         """Send a whole value that one place has asked for: the common case, without the bookkeeping of parts."""
-        place, leaves = delivery.place, root.leaves
+        place, wires = delivery.place, self.wires
         delivery.is_asked = True
-        delivery.missing = 1
-        parts: list[tuple[int, Any, int]] = []
+        route = site.routes.get(place) or wires.route(site, place)
         body, control = 0, 0
-        carried: dict[int, Any] = {}
-        for i, (_, weight, small) in enumerate(leaves):
-            carried[i] = None
+        for _, weight, small in root.leaves:
             if weight >= 0:
-                parts.append((id(root) * 64 + i, root, weight))
                 body += weight
             else:
                 control += small
-        hz = root.hz if root.issuer == place else None
-        transfer = Transfer("value", (root, [delivery]), parts, body, control, self.wires.route(site, place), hz, root.label)
-        for i in carried:
-            carried[i] = transfer
-        root.carried[place] = carried
-        if self.is_lossy and not self.all_present(transfer.route):
+        parts = [(id(root) * 64 + i, root, leaf[1]) for i, leaf in enumerate(root.leaves) if leaf[1] >= 0] if wires.needs_parts(route) else ()
+        transfer = Transfer(delivery, parts, body, control, route, root.hz if root.issue.issuer == place else None)
+        delivery.root, delivery.carrier = root, transfer
+        self._send(transfer)
+
+    def _send(self, transfer: Transfer) -> None:
+        """Send values, unless a place on their way is absent."""
+        if self.wires.is_lossy and not self.all_present(transfer.route):
             self.lose_transfer(transfer, self.absent(transfer.route))
             return
         self.wires.send(transfer)
 
+    def _carried(self, root: Value) -> dict[str, dict[int, Any]]:
+        """Which leaves are where, from now on kept leaf by leaf."""
+        if root.carried is None:
+            root.carried = {}
+            for delivery in root.deliveries():
+                if delivery.is_asked and not delivery.is_lost:
+                    carrier = delivery.carrier
+                    root.carried[delivery.place] = dict.fromkeys(range(len(root.leaves)), carrier)
+                    delivery.root = delivery.carrier = None
+                    if carrier is not None:
+                        delivery.missing = 1
+                        carrier.subject = (root, [delivery])
+        return root.carried
+
     def _carry(self, site: Site, root: Value, place: str, deliveries: list[Delivery]) -> None:
-        carried = root.carried.setdefault(place, {})
+        carried = self._carried(root).setdefault(place, {})
         parts: list[tuple[int, Any, int]] = []
         control = 0
         wanted: dict[int, None] = {}
@@ -163,8 +173,8 @@ class Values:
         transfer: Transfer | None = None
         if moving:
             route = self.wires.route(site, place)
-            hz = root.hz if root.issuer == place else None
-            transfer = Transfer("value", (root, []), parts, sum([part[2] for part in parts]), control, route, hz, root.label)
+            hz = root.hz if root.issue.issuer == place else None
+            transfer = Transfer((root, []), parts, sum([part[2] for part in parts]), control, route, hz)
             for i in wanted:
                 carried[i] = transfer
         for delivery, share in shares:
@@ -177,30 +187,32 @@ class Values:
             if not carriers:
                 self._arrive(delivery)
         if transfer is not None:
-            if self.is_lossy and not self.all_present(transfer.route):
-                self.lose_transfer(transfer, self.absent(transfer.route))
-                return
-            self.wires.send(transfer)
+            self._send(transfer)
 
     def _refuse_part(self, root: Value, path: Path) -> None:
         try:
             tree = root.value if root.has_value else root.call.price.result if root.call is not None else None
             at(tree, path)
         except (KeyError, IndexError, TypeError):
-            raise ScenarioError(f"Ref of {root.label}: got part {list(path)!r}, which its value does not have") from None
+            raise ScenarioError(f"Ref of {root.issue.label}: got part {list(path)!r}, which its value does not have") from None
 
     def on_arrived(self, transfer: Transfer) -> None:
         """A message has reached its place."""
-        if transfer.kind == "call":
-            call = transfer.subject
-            call.site.held_bytes += transfer.body
-            call.missing -= 1
-            if not call.missing and not call.is_lost:
-                self.ready(call)
+        subject = transfer.subject
+        if type(subject) is Call:
+            subject.site.held_bytes += transfer.body
+            subject.missing -= 1
+            if not subject.missing and not subject.is_lost:
+                self.ready(subject)
             return
-        root, deliveries = transfer.subject
         site: Site = transfer.route[-1].target  # type: ignore[assignment]
         site.held_bytes += transfer.body
+        if type(subject) is Delivery:
+            subject.root = subject.carrier = None
+            if not subject.is_lost:
+                self._arrive(subject)
+            return
+        root, deliveries = subject
         carried = root.carried[site.name]
         for i, carrier in carried.items():
             if carrier is transfer:
@@ -213,16 +225,18 @@ class Values:
     def _arrive(self, delivery: Delivery) -> None:
         """A part of a value is at the place that asked."""
         delivery.arrived_s = self.kernel.now
-        waiters, delivery.waiters = delivery.waiters, []
-        for waiter in waiters:
+        waiters = delivery.waiters
+        delivery.waiters = ()
+        for k in range(0, len(waiters), 2):
+            waiter = waiters[k]
             if type(waiter) is Call:
                 waiter.missing -= 1
                 if not waiter.missing and not waiter.is_lost:
                     self.ready(waiter)
             else:
-                wait, index = waiter
-                wait.arrived.append(index)
-                self.check_wait(wait)
+                waiter.arrived.append(waiters[k + 1])
+                if len(waiter.arrived) >= waiter.need or waiter.lost:
+                    self.check_wait(waiter)
 
     def check_wait(self, wait: Wait) -> None:
         """Wake a program when it has what it needs, or can no longer get it."""
@@ -241,12 +255,11 @@ class Values:
 
     def on_told(self, delivery: Delivery) -> None:
         """Programs that wait for a lost delivery learn of it, once."""
-        waiters, delivery.waiters = delivery.waiters, []
-        for waiter in waiters:
+        waiters, delivery.waiters = delivery.waiters, ()
+        for waiter, index in pairs(waiters):
             if type(waiter) is not Call:
-                wait, index = waiter
-                wait.lost.append(index)
-                self.check_wait(wait)
+                waiter.lost.append(index)
+                self.check_wait(waiter)
 
     def lose_value(self, root: Value, device: str) -> None:
         """A value will never be made, or went with its place."""
@@ -255,7 +268,7 @@ class Values:
         root.is_lost = True
         root.lost_device = device
         root.lost_s = self.kernel.now
-        for delivery in list(root.deliveries.values()):
+        for delivery in root.deliveries():
             self.lose_delivery(root, delivery, device)
 
     def lose_delivery(self, root: Value, delivery: Delivery, device: str) -> None:
@@ -265,20 +278,25 @@ class Values:
         delivery.is_lost, delivery.lost_device, delivery.lost_s = True, device, self.kernel.now
         if not root.is_lost:
             root.lost_device, root.lost_s = device, self.kernel.now
-        for waiter in delivery.waiters:
+        for waiter, _ in pairs(delivery.waiters):
             if type(waiter) is Call:
                 self.lose_call(waiter, device)
-        if any([type(waiter) is not Call for waiter in delivery.waiters]):
+        if any([type(waiter) is not Call for waiter, _ in pairs(delivery.waiters)]):
             self.kernel.at(self.kernel.now + self.network.detect_s, self.on_told, delivery)
 
     def lose_transfer(self, transfer: Transfer, device: str) -> None:
         if transfer.is_lost:
             return
         self.wires.lose(transfer, device)
-        if transfer.kind == "call":
-            self.lose_call(transfer.subject, device)
+        subject = transfer.subject
+        if type(subject) is Call:
+            self.lose_call(subject, device)
+        elif type(subject) is Delivery:
+            root, subject.root, subject.carrier = subject.root, None, None
+            assert root is not None
+            self.lose_delivery(root, subject, device)
         else:
-            root, deliveries = transfer.subject
+            root, deliveries = subject
             carried = root.carried[transfer.route[-1].target.name]
             for i in [i for i, carrier in carried.items() if carrier is transfer]:
                 del carried[i]  # it never came, so it may be asked for again
@@ -290,3 +308,8 @@ class Values:
 
     def absent(self, route: tuple[Wire, ...]) -> str:
         return next(wire.target.name for wire in route if not self.sites[wire.target.name].is_present)
+
+
+def pairs(waiters: tuple[Any, ...]) -> list[tuple[Any, int]]:
+    """Who waits for a delivery, each with its index there."""
+    return list(zip(waiters[::2], waiters[1::2], strict=True))

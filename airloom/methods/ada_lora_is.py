@@ -49,7 +49,7 @@ class AdaLoRAIS(Method):
     """
 
     paper: ClassVar[str] = "Hou et al. 2025, arXiv 2505.23555"
-    engines: ClassVar[tuple[str, ...]] = ("simulated",)  # it plans shares of a band
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")  # real links that share a band: bandwidth="cell"
     adapts: ClassVar[bool] = True
 
     scheme: sampling.Scheme = "proposed"

@@ -33,6 +33,7 @@ class Ditto(Method):
     """
 
     paper: ClassVar[str] = "Li et al. 2021, arXiv 2012.04221"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     pull: float = ranged(0, 1e6, default=0.1, tune=(0.1, 0.5, 2.0))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)

@@ -37,6 +37,7 @@ class FedDyn(Method):
     """
 
     paper: ClassVar[str] = "Acar et al. 2021, arXiv 2111.04263"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     alpha: float = ranged(0, 1e3, default=0.1, open_low=True, tune=(0.01, 0.1, 1.0))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)

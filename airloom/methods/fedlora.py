@@ -40,6 +40,7 @@ class FedLoRA(Method):
     """
 
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv 2305.05644"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
     adapts: ClassVar[bool] = True
 
     rank: int = ranged(0, 1_000_000, default=0)

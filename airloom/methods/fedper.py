@@ -33,6 +33,7 @@ class FedPer(Method):
     """
 
     paper: ClassVar[str] = "Arivazhagan et al. 2019, arXiv 1912.00818"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     own_layers: int = ranged(1, 1_000, default=1)
     fraction: float = ranged(0, 1, default=1.0, open_low=True)

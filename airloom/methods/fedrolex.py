@@ -35,6 +35,7 @@ class FedRolex(Method):
     """
 
     paper: ClassVar[str] = "Alam et al. 2022, arXiv 2212.01548"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     levels: int = ranged(1, 10, default=5)
     is_masked: bool = True

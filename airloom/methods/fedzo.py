@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from airloom.errors import DeviceLost, ScenarioError
-from airloom.models.params import Params, zeros_like
-from airloom.parts.over import over
+from airloom.errors import ScenarioError
+from airloom.models.params import Params
+from airloom.parts.over import air_mean, over
 from airloom.parts.select import Uniform
 from airloom.parts.zeroth_order import Law, LossDifference, moved
 from airloom.program.here import Here
@@ -46,6 +46,7 @@ class FedZO(Method):
     """
 
     paper: ClassVar[str] = "Fang et al. 2022, arXiv 2201.09531"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
@@ -85,12 +86,8 @@ class FedZO(Method):
     def cell(self, station: Node, x: Params, seeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         P = [n for n in station.clients if n in seeds]
         out = station.map(self.with_norm, P, x, each=[(seeds[n],) for n in P])
-        came, _, _ = station.first([r["norm"] for r in out], len(out))  # what the common power is set by
-        try:
-            dx = station.reduce([r["dx"] for r in out if r["norm"] in came], over=self.over)
-        except DeviceLost:  # nobody is left
-            return {"dx": zeros_like(x), "clients": 0.0}
-        return {"dx": len(came) * dx, "clients": float(len(came))}
+        dx, heard = air_mean(station, out, self.over, x)
+        return {"dx": heard * dx, "clients": float(heard)}
 
     def client(self, here: Here, x: Params, seed: np.ndarray) -> Any:
         estimate, y, slopes = self.estimate, x, []

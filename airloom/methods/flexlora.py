@@ -39,6 +39,7 @@ class FlexLoRA(Method):
     """
 
     paper: ClassVar[str] = "Bai et al. 2024, arXiv 2402.11505"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
     adapts: ClassVar[bool] = True
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)

@@ -44,6 +44,7 @@ class FSLoRA(Method):
     """
 
     paper: ClassVar[str] = "Fang et al. 2025, arXiv 2501.19389"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
     adapts: ClassVar[bool] = True
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)

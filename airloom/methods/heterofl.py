@@ -38,6 +38,7 @@ class HeteroFL(Method):
     """
 
     paper: ClassVar[str] = "Diao et al. 2021, arXiv 2010.01264"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     sizes: Literal["capacity", "random", "full"] = "capacity"
     levels: int = ranged(1, 10, default=5)

@@ -39,6 +39,7 @@ class HetLoRA(Method):
     """
 
     paper: ClassVar[str] = "Cho et al. 2024, arXiv 2401.06432"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
     adapts: ClassVar[bool] = True
 
     weights: Literal["norm", "equal"] = "norm"

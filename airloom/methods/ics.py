@@ -55,7 +55,7 @@ class ICS(Method):
     """
 
     paper: ClassVar[str] = "Geng et al. 2024, arXiv 2402.10097"
-    engines: ClassVar[tuple[str, ...]] = ("simulated",)  # it plans shares of a band
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")  # real links that share a band: bandwidth="cell"
 
     scheme: sampling.Scheme = "proposed"
     q: float = ranged(0, 1, default=0.2, open_low=True)
@@ -134,7 +134,7 @@ class ICS(Method):
             planned = plan([N[n].tau for n in C], [N[n].c for n in C], server.network.cell_hz[C[0]])
             hz |= zip(C, planned.share_hz.tolist(), strict=True)
             finish_s = max(finish_s, planned.finish_s)
-        return None if self.bandwidth == "cell" else list(hz.values()), finish_s
+        return None if self.bandwidth == "cell" or not any(hz.values()) else list(hz.values()), finish_s
 
     def pilot(self, server: Node, x: Params) -> sampling.Constants | None:
         """alpha and beta from the mean loss curves of pilots at two probabilities."""

@@ -52,6 +52,7 @@ class TAP(Method):
     """
 
     paper: ClassVar[str] = "Lee et al. 2025, arXiv 2509.26524"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
     local_steps: int = ranged(1, 100_000, default=20, tune=(5, 10, 20))

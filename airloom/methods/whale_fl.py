@@ -47,6 +47,7 @@ class WhaleFL(Method):
     """
 
     paper: ClassVar[str] = "Su et al. 2025, arXiv 2405.00885"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     linear_arg: float = ranged(0, 1e12, default=0.0)
     calibration: float = ranged(0, 1e6, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))

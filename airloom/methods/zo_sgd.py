@@ -34,6 +34,7 @@ class ZOSGD(Method):
     """
 
     paper: ClassVar[str] = "Ghadimi and Lan 2013, arXiv 1309.5549"
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=25)

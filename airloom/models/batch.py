@@ -64,6 +64,19 @@ class Batch:
             raise ScenarioError(f"Batch.counts: the labels are {self.y.dtype}, not classes; allowed: integer labels")
         return np.bincount(self.y.reshape(-1).cpu().numpy(), minlength=self.classes)
 
+    @property
+    def histogram(self) -> Tensor:
+        """Samples per class as a value that a device may send, int32 [classes]; [1], how many samples, where labels are no classes.
+
+        >>> Batch(torch.zeros(3, 2), torch.tensor([0, 2, 2]), classes=4).histogram.tolist()
+        [1, 0, 2, 0]
+        """
+        if self.classes == 0 or self.y.is_floating_point():
+            return torch.full((1,), len(self), dtype=torch.int32, device=self.y.device)
+        y = self.y.reshape(-1)
+        sums = torch.zeros(self.classes + 1, dtype=torch.int32, device=y.device)  # the last entry takes labels that do not count (negative ones)
+        return sums.index_add(0, torch.where(y < 0, self.classes, y), torch.ones_like(y, dtype=torch.int32))[:-1]
+
     def rows(self, rows: Tensor) -> Batch:
         """Return the samples at these positions of the batch."""
         return Batch(

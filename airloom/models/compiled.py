@@ -10,7 +10,8 @@ from __future__ import annotations
 import operator
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
+from airloom.models.dense import digest, processor
 from airloom.models.replay import BATCH_NORMS, NotRecorded, Op, Script, Slot
 from airloom.models.skeleton import Skeleton
 
@@ -56,9 +58,8 @@ def compiled_step(script: Script, skeleton: Skeleton, examples: list[Tensor]) ->
 
 
 def _compile(graph: fx.Graph, examples: list[Tensor]) -> Callable[..., Any]:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(platformdirs.user_cache_dir("airloom")) / "inductor"))
     try:
-        with warnings.catch_warnings():
+        with _cache(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Inductor's own imports use what torch deprecates
             from torch._inductor import config, standalone_compile
 
@@ -68,6 +69,20 @@ def _compile(graph: fx.Graph, examples: list[Tensor]) -> Callable[..., Any]:
                 return standalone_compile(module, inputs, dynamic_shapes="from_example_inputs", options={"config_patches": _SETTINGS})
     except Exception as error:  # private interface: whatever it raises, the script still runs
         raise NotRecorded(f"not compiled: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}") from error
+
+
+@contextmanager
+def _cache() -> Generator[None, None, None]:
+    """A cache of this processor's own: Inductor's keys leave out which vector instructions it may use, and homes are shared between machines."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(
+        Path(platformdirs.user_cache_dir("airloom")) / f"inductor-{digest(processor(), os.environ.get('ATEN_CPU_CAPABILITY', ''))}"
+    )
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _graph(script: Script) -> tuple[fx.Graph, list[Tensor], list[Tensor]]:

@@ -74,11 +74,19 @@ def _found() -> ctypes.CDLL | str:
 def _name(compiler: str) -> str:
     """Digest of all that the machine code depends on."""
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=_PATIENCE_S, check=False).stdout
+    return digest(_SOURCE.read_text(), compiler, told, repr(_FLAGS), processor())
+
+
+def processor() -> str:
+    """What machine code made here depends on: system, processor and the instructions it has."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
-    processor = [line for line in lines if line.startswith(("flags", "Features", "model name"))][:2]
-    text = "\n".join([_SOURCE.read_text(), compiler, told, platform.platform(), platform.processor(), repr(_FLAGS), *processor])
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return "\n".join([platform.platform(), platform.processor(), *[x for x in lines if x.startswith(("flags", "Features", "model name"))][:2]])
+
+
+def digest(*texts: str) -> str:
+    """Short name for machine code that was made from these texts."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:20]
 
 
 def _build(compiler: str, folder: Path, path: Path) -> None:

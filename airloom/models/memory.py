@@ -10,12 +10,13 @@ from typing import Any, final
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from airloom.models.dispatch import Watching
 
 
 @final
-class PeakMemory(TorchDispatchMode):
+class PeakMemory(Watching):
     """Follow the storages that the operations inside `with` read and make.
 
     A storage counts from its first use until it is freed. `peak_bytes` is the most that was alive at once, `live_bytes` what is alive now,

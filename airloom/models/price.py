@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from airloom.errors import AirloomError
 from airloom.models.batch import Batch, Inputs, map_inputs
+from airloom.models.dispatch import Watching, spare_compiler
 from airloom.models.memory import PeakMemory
 from airloom.models.module import ModelSpec
 from airloom.models.objective import Objective, signature, without_values
@@ -99,7 +99,7 @@ _FORMULAS: dict[Any, Any] = {  # torch's own, and two that it has for CUDA only
 
 
 @final
-class Flops(TorchDispatchMode):
+class Flops(Watching):
     """Count the FLOPs of the operations inside `with`, by torch's formulas.
 
     Torch's own counter also hooks into modules, which a gradient with respect to the inputs does not allow.
@@ -150,6 +150,7 @@ def measure(run: Callable[[], Any]) -> Price:
     >>> measure(lambda: a @ a.T).flops
     24.0
     """
+    spare_compiler()
     token = _measuring.set(True)
     try:
         with _FusedAttention(), PeakMemory() as memory, Flops() as counter:

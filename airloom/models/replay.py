@@ -17,10 +17,10 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from airloom.models.batch import Batch
+from airloom.models.dispatch import Watching
 from airloom.models.objective import Objective, total_loss
 from airloom.models.skeleton import HELD, Skeleton
 
@@ -87,7 +87,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 @final
-class Recorder(TorchDispatchMode):
+class Recorder(Watching):
     """Write down all operations inside `with`; `inputs` change from step to step, every other tensor from outside is a constant."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:

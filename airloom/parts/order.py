@@ -70,11 +70,40 @@ class ShuffleOnce(Orderer):
         return [name for name in order if name in present], {"order": order}
 
 
-ORDERERS: Mapping[str, type[Orderer]] = MappingProxyType({"fixed": FixedOrder, "shuffle_once": ShuffleOnce, "random_reshuffle": RandomReshuffle})
+@dataclass(frozen=True, kw_only=True)
+class FlipFlop(Orderer):
+    """A new random order in every second epoch, and in between the last one backwards.
+
+    Paper: Rajput, Lee, Papailiopoulos, "Permutation-Based SGD: Is Random Optimal?", ICLR 2022, arXiv 2102.09718.
+    """
+
+    def next(self, names: Sequence[str], state: OrderState, rng: np.random.Generator) -> tuple[list[str], OrderState]:
+        """Return a random order, then its reverse; newcomers in between come last."""
+        if state is None:
+            places: list[int] = rng.permutation(len(names)).tolist()
+            order = [names[i] for i in places]
+            return order, {"order": order}
+        known, present = set(state["order"]), set(names)
+        return [n for n in reversed(state["order"]) if n in present] + [n for n in names if n not in known], None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithReplacement(Orderer):
+    """As many independent draws as there are names: plain stochastic gradient descent, not a permutation; some come twice, some not at all."""
+
+    def next(self, names: Sequence[str], state: OrderState, rng: np.random.Generator) -> tuple[list[str], OrderState]:
+        """Return the draws."""
+        places: list[int] = rng.integers(len(names), size=len(names)).tolist() if names else []
+        return [names[i] for i in places], None
+
+
+ORDERERS: Mapping[str, type[Orderer]] = MappingProxyType(
+    {"fixed": FixedOrder, "shuffle_once": ShuffleOnce, "random_reshuffle": RandomReshuffle, "flip_flop": FlipFlop}
+)
 
 
 def orderer(text: str) -> Orderer:
-    """Make an orderer by name: `fixed`, `shuffle_once`, `random_reshuffle`.
+    """Make an orderer by name: `fixed`, `shuffle_once`, `random_reshuffle`, `flip_flop`.
 
     >>> orderer("shuffle_once")
     ShuffleOnce()

@@ -5,8 +5,14 @@ mean = node.reduce(refs, over=self.over)          # "mean" (messages), or air(sn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from airloom.errors import DeviceLost
+from airloom.models.params import Params, zeros_like
 from airloom.parts import named
+from airloom.program.node import Node
 from airloom.program.reducer import MEAN, AirSum, Reducer
+from airloom.program.ref import Ref
 
 
 def over(text: str) -> Reducer:
@@ -16,3 +22,15 @@ def over(text: str) -> Reducer:
     0.8
     """
     return MEAN if text.strip() == "mean" else named.make("over", {"air": AirSum}, text)
+
+
+def air_mean(station: Node, refs: Sequence[Ref], over: Reducer, like: Params) -> tuple[Params, int]:
+    """What a cell's channel makes of {"dx": update, "norm": its length} of each client, and how many are still there; zeros and 0 for nobody.
+
+    The lengths come as messages first: the common power is set by the largest.
+    """
+    came, _, _ = station.first([r["norm"] for r in refs], len(refs))
+    try:
+        return station.reduce([r["dx"] for r in refs if r["norm"] in came], over=over), len(came)
+    except DeviceLost:
+        return zeros_like(like), 0

@@ -212,7 +212,8 @@ class Here:
     @property
     def public(self) -> Any:
         """The public pool; ScenarioError if the task has none."""
-        return DryData(self._task.public, self._note) if self.is_dry else self._task.public
+        # one pool for all: what is read of it tells no place from another, and places without data of their own read it too
+        return DryData(self._task.public, lambda read: None) if self.is_dry else self._task.public
 
     @property
     def log(self) -> TrainLog:

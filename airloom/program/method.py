@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -124,6 +124,14 @@ class Service(ABC):
     @abstractmethod
     def run(self, node: Node) -> None:
         """The service's text at the root."""
+
+
+class Planned(ABC):
+    """What decides before it runs: `airloom plan` shows it."""
+
+    @abstractmethod
+    def planned(self, facts: Mapping[str, Mapping[str, Any]], root: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return the plan for places that declare `facts`: a row per place, the last one `why`, and numbers of the whole."""
 
 
 def function_name(function: Callable[..., Any]) -> str:

@@ -39,6 +39,7 @@ class Snapshot:
         memory_bytes: available memory.
         samples: training rows at the device, or at all present clients below the place.
         facts: what the scenario declares per device.
+        parent: the place directly above.
     """
 
     up_bps: Mapping[str, float]
@@ -50,6 +51,7 @@ class Snapshot:
     samples: Mapping[str, int]
     facts: Mapping[str, Mapping[str, Any]]
     cell: Mapping[str, str] = field(default_factory=dict[str, str])
+    parent: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Node(ABC):

@@ -198,15 +198,15 @@ def build(
 
 
 def cost_of(values: Mapping[str, Any], cost: str) -> float | None:
-    """Return a cost of a point or of a run's totals; `bytes` are those up and down, `rounds` the point's round.
+    """Return a cost of a point or of a run's totals; `bytes` are those up and down, `rounds` those that ended with the point's.
 
-    >>> cost_of({"bytes_up": 1, "bytes_down": 2, "round": 3}, "bytes"), cost_of({"round": 3}, "rounds"), cost_of({}, "joules")
+    >>> cost_of({"bytes_up": 1, "bytes_down": 2, "round": 3}, "bytes"), cost_of({"round": 2}, "rounds"), cost_of({}, "joules")
     (3.0, 3.0, None)
     """
     if cost == "bytes":
         up, down = cost_of(values, "bytes_up"), cost_of(values, "bytes_down")
         return None if up is None or down is None else up + down
-    value = values.get("round", values.get("rounds")) if cost == "rounds" else values.get(cost)
+    value = values["round"] + 1 if cost == "rounds" and "round" in values else values.get(cost)
     return None if value is None else float(value)
 
 

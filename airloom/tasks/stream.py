@@ -1,7 +1,9 @@
 """Streams: what a device holds changes with time, and no method advances it.
 
 A stream cuts time into windows of `window_s` seconds; what a device holds in window k = floor(time / window_s) is a function of (seed, device, k)
-alone. Old rows are gone (forgotten) unless they are still inside the window or have come round again.
+alone. Old rows are gone (forgotten) unless they are still inside the window or have come round again. With `is_once` none comes round again, and a
+stream runs dry. `here.peek(n)` shows the batch that `here.batch(n)` (or a step of `here.train`) takes next, `.histogram` its label counts; a batch
+that a device has taken is its own, however late it trains on it.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Stream:
     drift_s : seconds between two mixtures, > 0, or None.
     alpha : concentration of the mixtures, > 0.
     is_common : whether all devices share the order of classes or the mixtures (each restricted to its own classes).
+    is_once : whether each row arrives once and never again; asking for data after the last row is an error. Excludes `classes` and `drift_s`.
 
     Examples
     --------
@@ -54,6 +57,7 @@ class Stream:
     drift_s: float | None = None
     alpha: float = 0.5
     is_common: bool = False
+    is_once: bool = False
 
     def __post_init__(self) -> None:
         if not self.window_s > 0 or not math.isfinite(self.window_s):
@@ -70,6 +74,10 @@ class Stream:
             raise ScenarioError(f"Stream(classes={self.classes}, drift_s={self.drift_s}): give one of them, moving classes or a drifting mixture")
         if not self.alpha > 0:
             raise ScenarioError(f"Stream(alpha={self.alpha}): must be > 0")
+        if self.is_once and (self.classes is not None or self.drift_s is not None):
+            raise ScenarioError(
+                f"Stream(is_once=True, classes={self.classes}, drift_s={self.drift_s}): classes come back, so rows must too; give neither of them"
+            )
 
     def window(self, at_s: float) -> int:
         """Return the index of the window at a time.
@@ -78,6 +86,32 @@ class Stream:
         2
         """
         return math.floor(at_s / self.window_s)
+
+    def lasts_s(self, rows: int) -> float:
+        """Return the seconds until a device with so many rows runs dry; infinite unless `is_once`.
+
+        >>> Stream(window_s=10.0, samples=3, is_once=True).lasts_s(7)
+        30.0
+        """
+        return math.ceil(rows / (self.fresh or self.samples)) * self.window_s if self.is_once else math.inf
+
+    def held(self, rows: int, device: str, at_s: float) -> int:
+        """Return how many of its `rows` a device holds at a time, if it has enough of the classes present.
+
+        Raises
+        ------
+        ScenarioError : the stream has run dry.
+
+        >>> [Stream(window_s=10.0, samples=3, is_once=True).held(7, "phone1", at_s) for at_s in (0.0, 20.0)]
+        [3, 1]
+        """
+        if at_s >= self.lasts_s(rows):
+            raise ScenarioError(
+                f"stream of '{device}' ran dry: got a request at {at_s:g} s, its {rows} rows last {self.lasts_s(rows):g} s; end the run before that "
+                "(a budget of seconds), give it more rows, or let them come round again (is_once=False)"
+            )
+        gone = self.window(at_s) * (self.fresh or self.samples) if self.is_once else 0
+        return min(self.samples, rows - gone)
 
     def rows(self, shard: Rows, labels: NDArray[np.int64], device: str, at_s: float, seed: int) -> Rows:
         """Return the rows a device holds at a time, ascending.
@@ -88,10 +122,14 @@ class Stream:
         labels : (n,) their labels; only read with `classes` or `drift_s`.
         device, seed : name the stream.
         at_s : simulated time, seconds.
+
+        Raises
+        ------
+        ScenarioError : the stream has run dry.
         """
         k = self.window(at_s)
-        fresh = self.samples if self.fresh is None else self.fresh
-        held = min(self.samples, len(shard))
+        fresh = self.fresh or self.samples
+        held = self.held(len(shard), device, at_s)
         if self.classes is None and self.drift_s is None:
             return np.sort(_turn(generator(seed, "stream", device).permutation(shard), k * fresh, held))
         own, sizes = np.unique(labels, return_counts=True)

@@ -228,7 +228,7 @@ class Task:
             return 0
         rows = len(self.shards[device])
         own = rows - self._held_out(rows)
-        return own if self.stream is None else min(own, self.stream.samples)
+        return own if self.stream is None else self.stream.held(own, device, at_s)
 
     @property
     def public(self) -> DeviceData:

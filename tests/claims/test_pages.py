@@ -10,7 +10,10 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-PAGES = ("ada_lora_is", "fedlora", "fedrolex", "flexlora", "fslora", "heterofl", "hetlora", "hfedavg", "ics", "mtgc", "sequential_fl", "whale_fl")
+PAGES = (
+    "ada_lora_is", "fedex", "fedgs", "fedgsp", "fedlora", "fedrolex", "flexlora", "fslora", "heterofl", "hetlora", "hfedavg", "hfedms", "ics", "mtgc",
+    "sequential_fl", "whale_fl",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -18,6 +18,15 @@ def test_counts_are_a_histogram_over_the_classes() -> None:
     np.testing.assert_array_equal(b.counts, [1, 2, 0, 1, 0, 0])
 
 
+def test_a_histogram_is_counts_that_travel_and_has_a_size_before_it_has_contents() -> None:
+    b = Batch(torch.zeros(4, 1), torch.tensor([1, 1, 0, 3]), classes=6)
+    assert b.histogram.tolist() == b.counts.tolist()
+    assert (b.histogram.dtype, b.to("meta").histogram.shape) == (torch.int32, b.histogram.shape)
+    tokens = Batch(torch.zeros(2, 3), torch.tensor([[1, -100, 0], [1, 2, -100]]), classes=3)  # labels that do not count
+    assert tokens.histogram.tolist() == [1, 2, 1]
+    assert Batch(torch.zeros(4, 1), torch.zeros(4, 1)).histogram.tolist() == [4]  # regression
+
+
 def test_counts_of_targets_that_are_no_classes_are_refused() -> None:
     with pytest.raises(ScenarioError, match="integer labels"):
         _ = Batch(torch.zeros(2, 1), torch.zeros(2)).counts

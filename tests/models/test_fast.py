@@ -47,7 +47,8 @@ def normed(dtype: torch.dtype) -> ModelSpec:
     """A network with running statistics and dropout."""
 
     def build() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * 16, 3))
+        # no bias ahead of the normalization: its gradient is zero but for rounding, which AdamW would blow up to full steps
+        return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * 16, 3))
 
     return model(build, dtype=dtype, channels_last=True)
 
@@ -55,7 +56,7 @@ def normed(dtype: torch.dtype) -> ModelSpec:
 def both(
     spec: Callable[[torch.dtype], ModelSpec], batches: Callable[[torch.dtype], Batches], rung: str, tolerance: float = 2e-6, **options: Any
 ) -> None:
-    """Train on the rung in float32 and float64 and compare with the loop: float64 to the last digits, float32 within what rounding does."""
+    """Train on the rung in float32 and float64 and compare with the loop: within `tolerance` of the change, and some roundings of the weights."""
     for dtype in (torch.float64, torch.float32):
         x = spec(dtype).initial(0)
         given: dict[str, Any] = {k: f(x) if callable(f) and k in ("shift", "prox", "objective") else f for k, f in options.items()}
@@ -66,7 +67,9 @@ def both(
         scale = float((want.flat - x.flat).abs().max())
         assert scale > 0
         gap = float((got.flat - want.flat).abs().max())
-        assert gap <= scale * (1e-12 if dtype == torch.float64 else tolerance), (dtype, gap, scale)
+        # a vector unit may sum in another order: each of the S steps rounds sums and weights anew
+        roundings = 2 * S * torch.finfo(dtype).eps * float(want.flat.abs().max())
+        assert gap <= scale * (1e-12 if dtype == torch.float64 else tolerance) + roundings, (dtype, gap, scale)
         assert log.loss == pytest.approx(said.loss, rel=1e-6) and log.grad_square == pytest.approx(said.grad_square, rel=1e-5)
         assert log.loss_by == pytest.approx(said.loss_by, rel=1e-6)
         assert (log.steps, log.samples) == (said.steps, said.samples)

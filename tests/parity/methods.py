@@ -1,10 +1,12 @@
-"""Methods for the tests of engines on real machines: one that speaks every verb, one whose rounds last long enough to be disturbed."""
+"""Methods for the tests of engines on real machines: one that speaks every verb, one whose rounds can be held to be disturbed."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from airloom.models.params import Params
 from airloom.program.here import Here
@@ -85,18 +87,24 @@ class EveryVerb(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Patient(Method):
-    """Averages whoever comes; a client takes `work_s`. Reports who came and who was lost.
+    """Averages whoever comes; reports who was sent to, who came and who was lost.
 
     Arguments:
+        work_s: of a client in a round.
         timeout_s: longest wait per round; None waits for everybody.
-        period_s: round t begins at t times this, or as soon as the one before has ended.
+        gate: folder of a `Gate`, which may hold rounds.
         is_until_back: end two rounds after somebody who was lost has come again.
+        begins, works: in a simulation, when each round begins and how long its clients work, as they did in a measured run.
     """
 
-    work_s: float = 0.6
+    engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
+
+    work_s: float = 0.05
     timeout_s: float | None = None
-    period_s: float = 0.0
+    gate: str = ""
     is_until_back: bool = False
+    begins: tuple[float, ...] = ()
+    works: tuple[float, ...] = ()
 
     def init(self, node: Node, x: Params) -> State:
         return {"x": x, "t": 0, "all": len(node.clients), "has_lost": False, "whole": 0}
@@ -105,25 +113,65 @@ class Patient(Method):
         return self.is_until_back and s["whole"] == 2
 
     def round(self, server: Node, s: State) -> State:
-        server.sleep(s["t"] * self.period_s)
-        sent = server.clients
-        refs = server.map(self.client, sent, s["x"])
+        if self.begins:
+            server.sleep(self.begins[s["t"]])
+        began_s, sent = server.now_s, server.clients
+        refs = server.map(self.client, sent, s["x"], s["t"])
         came, late, lost = server.first(refs, len(refs), self.timeout_s)
         cohort = sorted(ref.place for ref in came)
         x = server.reduce([ref for ref in refs if ref.place in cohort], like=s["x"]) if cohort else s["x"]
         server.report(
-            round=s["t"], model=x, sent=" ".join(sent), came=" ".join(cohort), lost=" ".join(sorted(ref.place for ref in lost)),
+            round=s["t"], model=x, began_s=began_s, sent=" ".join(sent), came=" ".join(cohort), lost=" ".join(sorted(ref.place for ref in lost)),
             late=" ".join(sorted(ref.place for ref in late)),
         )  # fmt: skip
         has_lost = s["has_lost"] or bool(lost)
         whole = s["whole"] + 1 if has_lost and len(cohort) == s["all"] else 0
         return {"x": x, "t": s["t"] + 1, "all": s["all"], "has_lost": has_lost, "whole": whole}
 
-    def client(self, here: Here, x: Params) -> Params:
-        here.cost(seconds=self.work_s)
-        time.sleep(self.work_s)
-        here.state["count"] = here.state.get("count", 0) + 1
-        return here.train(x, steps=1, lr=0.1, batch_size=4)
+    def client(self, here: Here, x: Params, t: int) -> Params:
+        here.cost(seconds=self.works[t] if self.works else self.work_s)
+        if not self.works:
+            time.sleep(self.work_s)
+            if self.gate:
+                Gate(Path(self.gate)).go_through(here.name, t)
+        count = here.state["count"] = here.state.get("count", 0) + 1
+        return here.train(x, steps=1, lr=0.1 / count, batch_size=4)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where clients of a round stop until a test has seen what it waits for: files `t.hold` and, of each client that is there, `t.NAME`."""
+
+    folder: Path
+
+    def hold(self, *rounds: int) -> None:
+        self.folder.mkdir(exist_ok=True)
+        for t in rounds:
+            (self.folder / f"{t}.hold").touch()
+
+    def release(self, *rounds: int) -> None:
+        for t in rounds:
+            (self.folder / f"{t}.hold").unlink(missing_ok=True)
+
+    def go_through(self, name: str, t: int) -> None:
+        ends_s = time.monotonic() + 600.0
+        while (self.folder / f"{t}.hold").exists():
+            (self.folder / f"{t}.{name}").touch()
+            if time.monotonic() > ends_s:
+                raise TimeoutError(f"round {t} is held for ever")
+            time.sleep(0.02)
+
+    def is_at(self, t: int, *names: str) -> bool:
+        """Whether all of these are at work in a round."""
+        return all((self.folder / f"{t}.{name}").exists() for name in names)
+
+
+def until(is_so: Callable[[], bool], what: str, timeout_s: float = 300.0) -> None:
+    """Wait until something is seen."""
+    ends_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < ends_s, f"{what} did not come within {timeout_s:g} s"
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,21 +8,22 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.parity.methods import Gate, until
+
 pytestmark = pytest.mark.slow
 pytest.importorskip("flwr", reason="flwr is not installed (pip install 'airloom[flower]')")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCENARIO = f"{REPOSITORY / 'tests' / 'parity' / 'clinics.py'}"
-PATIENCE_S = 120.0
+METHODS_FILE = f"{REPOSITORY / 'tests' / 'parity' / 'methods.py'}"
+PATIENCE_S = 600.0
 SMALL = "local_steps=2,batch_size=8"
 
 
@@ -53,7 +54,7 @@ class Deployed:
         )  # fmt: skip
 
     def up(self, *words: str) -> dict[str, Any]:
-        done = self.call("up", "--nodes", "3", "--tls", "--allow", SCENARIO, "--json", *words)
+        done = self.call("up", "--nodes", "3", "--tls", "--allow", SCENARIO, "--allow", METHODS_FILE, "--json", *words)
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
         self.address = said["address"]
@@ -67,9 +68,24 @@ class Deployed:
         noted = json.loads((self.folder / "processes.json").read_text())
         return {entry["name"]: entry["pid"] for entry in noted["processes"]}
 
-    def words(self, method: str, out: str, rounds: int, *more: str, engine: str = "flower") -> list[str]:
-        where = ["--superlink", self.address] if engine == "flower" else []
-        return ["run", f"{method}:{SMALL}", "--engine", engine, *where, "-s", SCENARIO, "--budget", f"rounds={rounds}", "--out", out, "--json", *more]
+    def words(self, method: str, out: str, rounds: int, *more: str, world: str = SCENARIO) -> list[str]:
+        text = method if ":" in method else f"{method}:{SMALL}"
+        place = ["--engine", "flower", "--superlink", self.address, "-s", world]
+        return ["run", text, *place, "--budget", f"rounds={rounds}", "--out", out, "--json", *more]
+
+    def gate(self, out: str, *rounds: int) -> Gate:
+        """A gate that holds rounds of `patient(out)`."""
+        gate = Gate(self.runs / f"{out}.gate")
+        gate.hold(*rounds)
+        return gate
+
+    def patient(self, out: str, fields: str = "") -> str:
+        """A method whose rounds a gate may hold."""
+        return f"{METHODS_FILE}:Patient:gate={self.runs / f'{out}.gate'}{fields}"
+
+    def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
+        for name in names:
+            os.kill(self.pids()[name], number)
 
     def run(self, method: str, rounds: int, engine: str = "flower", **rest: Any) -> Any:
         """A run whose server is this process."""
@@ -103,11 +119,10 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     assert not [pid for pid in pids.values() if psutil.pid_exists(pid)]
 
 
-def until(is_so: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
-    ends_s = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < ends_s, f"{what} did not come within {timeout_s:g} s"
-        time.sleep(0.05)
+def at_work(run: subprocess.Popen[str], gate: Gate, t: int, *names: str) -> None:
+    """Wait until these clients are at work in a round that is held."""
+    until(lambda: gate.is_at(t, *names) or run.poll() is not None, f"round {t} at {' '.join(names)}", PATIENCE_S)
+    assert run.poll() is None, run.communicate()[0]
 
 
 METHODS = ["fedavg", "fedprox", "fedopt", "scaffold", "local_only", "sequential_fl", "centralized", "fedavg:protect=masked(range=64.0)"]
@@ -177,7 +192,7 @@ def test_a_node_without_a_registered_key_gets_no_work(deployed: Deployed, tmp_pa
         assert {spent["machine"] for spent in devices.values()} == {None, "node1", "node2", "node3"}
     finally:
         node.send_signal(signal.SIGTERM)
-        node.wait(timeout=60)
+        node.wait(timeout=PATIENCE_S)
     assert "connected" not in log.read_text()
 
 
@@ -204,7 +219,7 @@ def test_a_node_that_only_the_superlink_knows_gets_no_work(deployed: Deployed, t
         assert {spent["machine"] for spent in devices.values()} == {None, "node1", "node2", "node3"}
     finally:
         node.send_signal(signal.SIGTERM)
-        node.communicate(timeout=60)
+        node.communicate(timeout=PATIENCE_S)
 
 
 def test_wrong_certificates_are_refused(deployed: Deployed, tmp_path: Path) -> None:
@@ -256,104 +271,117 @@ def test_a_method_that_the_nodes_were_not_started_with_is_refused(deployed: Depl
     assert done.returncode == 1 and "start it with --allow FILE" in done.stderr
 
 
+ALL = "clinic0 clinic1 clinic2"
+ALERT = f"{SCENARIO}:alert"
+
+
 def test_kill_a_node_in_the_middle_and_start_it_again(deployed: Deployed) -> None:
-    """The run goes on with the survivors; the node that comes back is used again, with what its clients kept."""
-    run = deployed.start(*deployed.words("scaffold", "killed", 14, "--checkpoint-every", "0"))
-    until(lambda: len(deployed.points("killed")) >= 2, "the second round")
-    pid = deployed.pids()["node2"]
-    command = psutil.Process(pid).cmdline()
-    os.kill(pid, signal.SIGKILL)
-    killed_at = len(deployed.points("killed"))
-    until(lambda: len(deployed.points("killed")) >= killed_at + 2, "rounds without node2")
+    """The run goes on with the survivors; the node that comes back is used again."""
+    gate = deployed.gate("killed", 1, 2)
+    run = deployed.start(*deployed.words(deployed.patient("killed", ",is_until_back=true"), "killed", 100_000, world=ALERT))
+    at_work(run, gate, 1, *ALL.split())
+    command = psutil.Process(deployed.pids()["node2"]).cmdline()
+    deployed.kill("node2")
+    gate.release(1)
+    at_work(run, gate, 2, "clinic0", "clinic2")
     again = subprocess.Popen(command, env=deployed.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     try:
-        said, _ = run.communicate(timeout=300)
+        gate.release(2)
+        said, _ = run.communicate(timeout=PATIENCE_S)
         assert run.returncode == 0, said
+        points = deployed.points("killed")
+        assert [(point["came"], point["lost"]) for point in points[:2]] == [(ALL, ""), ("clinic0 clinic2", "clinic1")]
+        assert "clinic1" not in points[2]["sent"] and [point["came"] for point in points[-2:]] == [ALL, ALL]
         lines = [json.loads(line) for line in (deployed.runs / "killed" / "measured.jsonl").read_text().splitlines()]
         presence = [line["is_there"] for line in lines if line["kind"] == "presence" and line["place"] == "clinic1"]
         assert presence == [True, False, True]
-        last = [line for line in lines if line["kind"] == "call" and line["place"] == "clinic1"][-1]
-        assert last["round"] > killed_at
     finally:
+        gate.release(1, 2)
         again.terminate()
-        again.wait(30)
+        again.wait(PATIENCE_S)
         deployed.down("--keep")  # node2 was started by hand: bring all of it up anew
         deployed.up()
 
 
 def test_a_node_that_hangs_is_left_out_and_taken_back(deployed: Deployed) -> None:
     """A stopped process is what a cut network looks like: no answer for longer than the server's patience, and then there again."""
-    run = deployed.start(*deployed.words("fedavg", "hung", 16))
-    until(lambda: len(deployed.points("hung")) >= 2, "the second round")
-    pid = deployed.pids()["node3"]
-    os.kill(pid, signal.SIGSTOP)
+    gate = deployed.gate("hung", 1, 2)
+    run = deployed.start(*deployed.words(deployed.patient("hung", ",is_until_back=true"), "hung", 100_000, world=ALERT))
     try:
-        until(lambda: deployed.points("hung")[-1]["clients"] == 2, "a round without node3")
+        at_work(run, gate, 1, *ALL.split())
+        deployed.kill("node3", number=signal.SIGSTOP)
+        gate.release(1)
+        at_work(run, gate, 2, "clinic0", "clinic1")
     finally:
-        os.kill(pid, signal.SIGCONT)
-    said, _ = run.communicate(timeout=300)
+        deployed.kill("node3", number=signal.SIGCONT)
+        gate.release(1, 2)
+    said, _ = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, said
-    clients = [point["clients"] for point in deployed.points("hung")]
-    assert clients[0] == 3 and 2 in clients and clients[-1] == 3
+    points = deployed.points("hung")
+    assert [(point["came"], point["lost"]) for point in points[:2]] == [(ALL, ""), ("clinic0 clinic1", "clinic2")]
+    assert "clinic2" not in points[2]["sent"] and [point["came"] for point in points[-2:]] == [ALL, ALL]
 
 
 def test_kill_half_of_the_nodes_and_nothing_hangs(deployed: Deployed) -> None:
-    run = deployed.start(*deployed.words("fedavg", "half", 6))
-    until(lambda: len(deployed.points("half")) >= 1, "the first round")
-    for name in ("node1", "node3"):
-        os.kill(deployed.pids()[name], signal.SIGKILL)
-    said, _ = run.communicate(timeout=300)
+    gate = deployed.gate("half", 1)
+    run = deployed.start(*deployed.words(deployed.patient("half"), "half", 6, world=ALERT))
     try:
+        at_work(run, gate, 1, *ALL.split())
+        deployed.kill("node1", "node3")
+        gate.release(1)
+        said, _ = run.communicate(timeout=PATIENCE_S)
         assert run.returncode == 0, said
-        clients = [point["clients"] for point in deployed.points("half")]
-        assert clients[0] == 3 and clients[-1] == 1 and len(clients) == 6
+        points = deployed.points("half")
+        assert [point["came"] for point in points] == [ALL, *["clinic1"] * 5]
+        assert [point["lost"] for point in points] == ["", "clinic0 clinic2", "", "", "", ""]
     finally:
+        gate.release(1)
         deployed.down("--keep")
         deployed.up()
 
 
 def test_kill_the_server_and_resume(deployed: Deployed) -> None:
-    """The server of the run dies in a round; resumed, the run ends with the same bits as one that was left alone."""
-    assert deployed.call(*deployed.words("scaffold", "whole", 6)).returncode == 0
-    run = deployed.start(*deployed.words("scaffold", "cut", 6, "--checkpoint-every", "0"))
-    until(lambda: len(deployed.points("cut")) >= 3, "the third round")
+    """The server of the run dies in a round; resumed, the run ends with the same bits as one that was left alone, also in what clients keep."""
+    assert deployed.call(*deployed.words(deployed.patient("whole"), "whole", 6)).returncode == 0
+    gate = deployed.gate("cut", 3)
+    run = deployed.start(*deployed.words(deployed.patient("cut"), "cut", 6, "--checkpoint-every", "0"))
+    at_work(run, gate, 3, *ALL.split())
     run.kill()
-    run.communicate(timeout=60)
-    assert len(deployed.points("cut")) < 6
-    done = deployed.call("resume", "cut", "--json", timeout_s=300)
+    run.communicate(timeout=PATIENCE_S)
+    gate.release(3)  # what they do in it now must not count
+    assert len(deployed.points("cut")) == 3
+    done = deployed.call("resume", "cut", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rounds"] == 6
+    assert [point["came"] for point in deployed.points("cut")] == [ALL] * 6
     assert model(deployed.runs / "cut") == model(deployed.runs / "whole")
 
 
 def test_the_superlink_dies_and_comes_back(deployed: Deployed) -> None:
-    run = deployed.start(*deployed.words("fedavg", "link", 8, "--checkpoint-every", "0"))
-    until(lambda: len(deployed.points("link")) >= 2, "the second round")
-    os.kill(deployed.pids()["superlink"], signal.SIGKILL)
-    said, _ = run.communicate(timeout=200)
+    gate = deployed.gate("link", 2)
+    run = deployed.start(*deployed.words(deployed.patient("link"), "link", 4, "--checkpoint-every", "0"))
+    at_work(run, gate, 2, *ALL.split())
+    deployed.kill("superlink")
+    gate.release(2)
+    said, _ = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 1 and "airloom resume" in said, said
     deployed.down("--keep")
     port = deployed.address.rpartition(":")[2]
     deployed.up("--port", port)
-    done = deployed.call("resume", "link", "--json", timeout_s=300)
+    done = deployed.call("resume", "link", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rounds"] == 8
+    assert json.loads(done.stdout)["rounds"] == 4
 
 
-def test_the_first_round_is_there_within_30_s_of_up(tmp_path: Path) -> None:
-    """On a machine that has a core for it: the time is measured, and counted in waiting where the machine is busy."""
+def test_a_first_round_comes_soon_after_up(tmp_path: Path) -> None:
+    """How soon is measured by `benchmarks/flower.py`; here, that nothing else is needed, and that nothing is left."""
     one = Deployed(tmp_path)
-    began_s = time.monotonic()
-    done: list[subprocess.CompletedProcess[str]] = []
     one.up()
+    pids = one.pids()
     try:
-        thread = threading.Thread(target=lambda: done.append(one.call(*one.words("fedavg", "quick", 1))))
-        thread.start()
-        until(lambda: len(one.points("quick")) >= 1, "the first round")
-        took_s = time.monotonic() - began_s
-        thread.join()
-        assert done[0].returncode == 0, done[0].stderr
-        load = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
-        assert took_s < 30.0 * load, f"{took_s:.1f} s with {load:.1f} tasks per core"
+        done = one.call(*one.words("fedavg", "quick", 1))
+        assert done.returncode == 0, done.stderr
+        assert len(one.points("quick")) == 1
     finally:
         one.down()
+    assert not one.folder.exists() and not [pid for pid in pids.values() if psutil.pid_exists(pid)]

@@ -27,7 +27,14 @@ pytestmark = [
 ]
 WORLD = "tests.tiny_world:tiny"
 CURVE = ("accuracy", "loss", "round")
-SMALL = {"local_steps": 2, "group_rounds": 2, "buffer": 2, "lr": 0.2, "batch_size": 8}
+SMALL = {
+    "local_steps": 2,
+    "group_rounds": 2,
+    "buffer": 2,
+    "lr": 0.2,
+    "batch_size": 8,
+    "fraction": 1.0,
+}  # all take part: some methods choose by measured seconds
 
 
 def on_ray() -> list[str]:

@@ -38,7 +38,7 @@ def test_rows_by_hand() -> None:
     assert a["seconds"] == {"mean": 55.0, "low": None, "high": None, "bound": "exact"}
     assert b["ratio"]["seconds"]["mean"] == pytest.approx(4.0)  # sqrt(2 * 8), and not 820/110
     assert b["ratio"]["bytes"]["mean"] == pytest.approx(1.0)
-    assert (b["bytes_up"]["mean"], b["bytes_down"]["mean"], b["rounds"]["mean"]) == (10.0, 30.0, 1.0)  # at the first of the five
+    assert (b["bytes_up"]["mean"], b["bytes_down"]["mean"], b["rounds"]["mean"]) == (10.0, 30.0, 2.0)  # of the five, at the first
     assert b["metrics"]["accuracy"]["mean"] == pytest.approx(0.95)
     assert b["first_crossing"]["reached"] == "2/2"
     assert (comparison.methods, comparison.seeds, comparison.direction) == (("a", "b"), (0, 1), "higher")

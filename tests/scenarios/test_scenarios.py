@@ -9,11 +9,13 @@ import pytest
 
 from airloom.errors import ScenarioError
 from airloom.scenarios.factory import factory
+from airloom.scenarios.factory_stream import factory_stream
 from airloom.scenarios.lab import lab
 from airloom.scenarios.phones import SUITED, phones
 from airloom.scenarios.scenario import Scenario
 from airloom.scenarios.writers import writers
 from airloom.tasks import TaskSettings
+from airloom.tasks.stream import Stream
 from tests.worlds import task_for, world
 
 
@@ -70,6 +72,40 @@ def test_factory_is_five_by_twenty_on_wires() -> None:
     network = made.network
     assert [len(network.children(edge)) for edge in network.children(network.root)] == [20] * 5
     assert all(link.cell is None for link in network.links.values())
+
+
+def test_factory_stream_is_five_by_seventy_with_data_that_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRLOOM_DATA", raising=False)
+    made = factory_stream(seed=0)
+    network, task = made.network, made.task
+    assert [len(network.children(edge)) for edge in network.children(network.root)] == [70] * 5
+    assert made.fields["data"] == "digits, resampled (no data folder)"
+    for name in list(task.shards)[:20]:
+        windows = [task.data(name, 60.0 * k + 1.0) for k in range(4)]
+        assert all(1 <= len(data) <= 50 and (data.counts > 0).sum() <= 3 for data in windows)
+        if len(np.unique(task.dataset.y_train[task.shards[name]])) > 3:
+            assert len({tuple((data.counts > 0).tolist()) for data in windows}) > 1
+    # machines differ in what they see at one time
+    assert len({tuple((task.data(name, 1.0).counts > 0).tolist()) for name in task.shards}) > 20
+
+
+def test_factory_stream_takes_streams_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRLOOM_DATA", raising=False)
+    drift = factory_stream(seed=0, factories=2, machines=3, classes=None, drift_s=100.0).task.stream
+    assert drift is not None and (drift.drift_s, drift.classes) == (100.0, None)
+    own = TaskSettings(partition="iid", stream=Stream(window_s=5.0, samples=9, is_once=True))
+    made = factory_stream(seed=0, factories=2, machines=3, task=own)
+    assert made.task.stream == own.stream
+    assert made.fields["window_s"] == 5.0
+    with pytest.raises(ScenarioError, match="give one of them"):
+        factory_stream(seed=0, drift_s=100.0)
+
+
+def test_factory_stream_has_real_writers_with_a_data_folder(data_folder: Path) -> None:
+    settings = TaskSettings(dataset="mnist_writers", partition="natural", data=str(data_folder))
+    task = factory_stream(seed=0, factories=2, machines=4, task=settings).task
+    for name in task.shards:
+        assert len(set(np.asarray(task.dataset.natural)[task.shards[name]].tolist())) == 1
 
 
 def test_lab_is_five_boards_times_four_rates() -> None:

@@ -1,14 +1,16 @@
-"""What every service keeps, whatever it does: same seed same record, loop = pool, ledgers that add up, no hang and nothing below device only."""
+"""What every assistant keeps, whatever it does: same seed same record, loop = pool, ledgers that add up, no hang and nothing below device only."""
 
 from __future__ import annotations
 
 import pytest
 
 import airloom
-from airloom.resolve import names_in
+from airloom.parts.assistant import Assistant
+from airloom.resolve import find_method, names_in
 from airloom.runner import Run
 
 SMALL = {"scenario.devices": 2, "scenario.base_stations": 1, "scenario.requests": 6, "scenario.per_minute": 6.0}
+ASSISTANTS = [name for name in names_in("serving") if issubclass(find_method(name).cls, Assistant)]
 # services that train first, and fields that make it short
 LEARNS = dict.fromkeys(("gapg", "da_grpo", "critique_routing"), "steps=2,prompts=4,group=2")
 
@@ -21,7 +23,7 @@ def ran(name: str, executor: str = "loop", **changes: float) -> Run:
     return airloom.run(method, scenario=world, set=SMALL | own, executor=executor, workers=2, out=None)
 
 
-@pytest.mark.parametrize("name", names_in("serving"))
+@pytest.mark.parametrize("name", ASSISTANTS)
 def test_every_request_is_answered_and_the_ledger_adds_up(name: str) -> None:
     run = ran(name)
     answers = [point for point in run.points if "correct" in point]
@@ -39,7 +41,7 @@ def test_the_pool_gives_the_same_record(name: str) -> None:
     assert ran(name, "pool").points == ran(name).points
 
 
-@pytest.mark.parametrize("name", sorted(set(names_in("serving")) - {"device_only"}))
+@pytest.mark.parametrize("name", sorted(set(ASSISTANTS) - {"device_only"}))
 def test_without_a_link_it_never_hangs(name: str) -> None:
     cut = ran(name, outage=0.9, outage_s=1000.0)
     alone = 0.0 if name in WORLDS else ran("device_only").points[-1]["accuracy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -47,6 +48,28 @@ def test_only_fresh_rows_are_new(fresh: int) -> None:
 def test_a_small_device_holds_all_it_has() -> None:
     stream = Stream(window_s=1.0, samples=20)
     assert stream.rows(SHARD[:7], LABELS[:7], "phone1", 5.0, 0).tolist() == SHARD[:7].tolist()
+
+
+@pytest.mark.parametrize("fresh", [None, 20, 5])
+def test_each_row_arrives_once_and_then_the_stream_is_dry(fresh: int | None) -> None:
+    stream = Stream(window_s=2.0, samples=30, fresh=fresh, is_once=True)
+    step = fresh or 30
+    windows = [set(at(stream, 2.0 * k)) for k in range(math.ceil(100 / step))]
+    assert set.union(*windows) == set(SHARD)
+    news = [after - before for before, after in pairwise([set(), *windows])]
+    assert sum(map(len, news)) == 100  # nothing comes twice
+    # window k holds what is left from row k * step on, at most 30
+    assert [len(w) for w in windows] == [min(30, 100 - step * k) for k in range(len(windows))]
+    assert [stream.held(100, "phone1", 2.0 * k) for k in range(len(windows))] == [len(w) for w in windows]
+    assert stream.lasts_s(100) == 2.0 * len(windows)
+    for ask in (at, lambda stream, at_s: stream.held(100, "phone1", at_s)):
+        with pytest.raises(ScenarioError, match=r"stream of 'phone1' ran dry: got a request at \d+ s, its 100 rows last \d+ s; end the run"):
+            ask(stream, stream.lasts_s(100))
+
+
+def test_a_stream_that_comes_round_never_ends() -> None:
+    assert Stream(window_s=2.0, samples=30).lasts_s(100) == math.inf
+    assert Stream(window_s=2.0, samples=30).held(100, "phone1", 1e9) == 30
 
 
 def test_classes_move_on_by_one_per_window() -> None:
@@ -104,6 +127,8 @@ def test_windows_hold_distinct_own_rows(n: int, samples: int, kind: str, k: int,
         ({"drift_s": -1.0}, r"drift_s=-1\.0"),
         ({"classes": 2, "drift_s": 5.0}, "give one of them"),
         ({"alpha": 0.0}, r"alpha=0\.0"),
+        ({"is_once": True, "classes": 2}, "give neither of them"),
+        ({"is_once": True, "drift_s": 2.0}, "give neither of them"),
     ],
 )
 def test_bad_fields(fields: dict[str, float], message: str) -> None:

@@ -136,7 +136,7 @@ function chart(cost, title, metric) {
   for (const y of ticks(y0, y1, 5)) picture.append(make("line", {class: "axis", x1: left, x2: W - right, y1: Y(y), y2: Y(y)}), make("text", {x: left - 6, y: Y(y) + 4, "text-anchor": "end"}, metricText(metric, y)));
   for (const x of ticks(0, x1 / size, 5)) picture.append(make("text", {x: X(x * size), y: H - bottom + 16, "text-anchor": "middle"}, digits(x)));
   picture.append(make("text", {x: (left + W - right) / 2, y: H - 3, "text-anchor": "middle"}, title + (name ? ` (${name})` : "")));
-  if (target !== null) picture.append(make("line", {class: "goal", x1: left, x2: W - right, y1: Y(target), y2: Y(target)}), make("text", {class: "strong halo", x: left + 4, y: Y(target) - 4}, `target ${metricText(metric, target)}`));
+  if (target !== null) picture.append(make("line", {class: "goal", x1: left, x2: W - right, y1: Y(target), y2: Y(target)}), make("text", {class: "strong halo", x: W - right, y: Y(target) + 14, "text-anchor": "end"}, `target ${metricText(metric, target)}`));
   const lines = shown.map(m => ({...m, ...summarize(m.curves)}));
   for (const m of lines) if (m.band.length) {
     const edge = [...m.band.map(b => `${X(b[0])},${Y(b[2])}`), ...m.band.toReversed().map(b => `${X(b[0])},${Y(b[1])}`)];
@@ -319,7 +319,7 @@ function drawMap() {
   for (const link of world.links) if (shown.has(link.from) && shown.has(link.to) && link.direction !== "down") {
     const [a, b] = [P(link.from), P(link.to)];
     picture.append(make("line", {x1: a[0], y1: a[1], x2: b[0], y2: b[1], stroke: `var(--${link.direction === "up" ? "up" : link.direction})`, "stroke-width": 1 + 3.5 * (Math.log10(link.rate_bps) - low) / wideness, opacity: 0.65}));
-    if (link.direction === "up" && Math.hypot(a[0] - b[0], a[1] - b[1]) > 70 && places.length <= 60 && W > 500) picture.append(make("text", {x: (a[0] + b[0]) / 2, y: (a[1] + b[1]) / 2 - 3, "text-anchor": "middle", class: "halo"}, human("bps", link.rate_bps)));
+    if (link.direction === "up" && Math.hypot(a[0] - b[0], a[1] - b[1]) > 70 && places.length <= 24 && W > 500) picture.append(make("text", {x: (a[0] + b[0]) / 2, y: (a[1] + b[1]) / 2 - 3, "text-anchor": "middle", class: "halo"}, human("bps", link.rate_bps)));
   }
   const describe = place => {
     const up = ups.get(place.name), down = downs.get(place.name);
