@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 
@@ -31,7 +31,9 @@ class Answer(NamedTuple):
 
 
 class Solver(ABC):
-    """What answers questions: a model, real or declared. The same question and notes always get the same answer."""
+    """What answers questions: a model, real or declared. The same question and notes get the same answer, unless `is_repeatable` is False."""
+
+    is_repeatable: ClassVar[bool] = True
 
     @abstractmethod
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
@@ -111,7 +113,8 @@ class Endpoint:
         for name in ("price_in", "price_out", "joules_per_token"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ScenarioError(f"Endpoint.{name}: got {getattr(self, name)!r}; allowed are finite numbers >= 0")
-        object.__setattr__(self, "_known", lru_cache(maxsize=65_536)(self.solver.answer))  # pricing a call and running it ask twice
+        ask = self.solver.answer  # pricing a call and running it ask twice, so what repeats itself is remembered
+        object.__setattr__(self, "_known", lru_cache(maxsize=65_536)(ask) if self.solver.is_repeatable else ask)
 
     def reply(self, question: str, context_bytes: int, notes: Sequence[Mapping[str, Any]] = ()) -> Reply:
         """Return the reply to a question that comes with so many bytes of context and with other replies."""
