@@ -21,6 +21,7 @@ from airloom.commands import look
 from airloom.commands.data import data
 from airloom.commands.options import budgets, pairs, target_of, workers_of
 from airloom.commands.plan import plan
+from airloom.commands.serve import serve
 from airloom.commands.sweep import sweep
 from airloom.commands.terminal import AsJson, Folder
 from airloom.commands.terminal import answer as _answer
@@ -541,7 +542,7 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-for command in (*look.COMMANDS, sweep, plan):
+for command in (*look.COMMANDS, sweep, plan, serve):
     app.command()(command)
 
 

@@ -27,6 +27,7 @@ ROOMS = (
     "deployment",
     "jobs",
     "tune",
+    "gateway",
     "api",
     "sweep",
     "doctor",

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 
@@ -31,7 +31,9 @@ class Answer(NamedTuple):
 
 
 class Solver(ABC):
-    """What answers questions: a model, real or declared. The same question and notes always get the same answer."""
+    """What answers questions: a model, real or declared. The same question and notes get the same answer, unless `is_repeatable` is False."""
+
+    is_repeatable: ClassVar[bool] = True
 
     @abstractmethod
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
@@ -49,6 +51,11 @@ def persuaded(own: Answer, notes: Sequence[str]) -> Answer:
     return own._replace(text=Counter(notes).most_common(1)[0][0])
 
 
+def unlike(_: str) -> str:
+    """What a declared solver says where it is wrong, unless told otherwise."""
+    return "wrong"
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Declared(Solver):
@@ -56,9 +63,10 @@ class Declared(Solver):
 
     Arguments:
         solve: question -> right answer.
-        skill: question -> chance of being right, 0..1. It is drawn once per question, so asking again does not help; a wrong answer is "wrong".
+        skill: question -> chance of being right, 0..1. It is drawn once per question, so asking again does not help; see `mistake`.
         reply_tokens: tokens of every reply.
         name: of the random stream; two endpoints of one name are right on the same questions.
+        mistake: question -> what is said instead.
 
     >>> sure = Declared(solve=lambda q: "4", skill=lambda q: 1.0, reply_tokens=20, name="cloud")
     >>> sure.answer("2+2=", ())
@@ -69,12 +77,13 @@ class Declared(Solver):
     skill: Callable[[str], float]
     reply_tokens: int
     name: str
+    mistake: Callable[[str], str] = unlike
 
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
         """Right with the chance that `skill` gives; the confidence is that chance."""
         chance = self.skill(question)
         is_right = generator("declared", self.name, question).random() < chance
-        return persuaded(Answer(self.solve(question) if is_right else "wrong", chance, self.reply_tokens), notes)
+        return persuaded(Answer(self.solve(question) if is_right else self.mistake(question), chance, self.reply_tokens), notes)
 
 
 @final
@@ -104,7 +113,8 @@ class Endpoint:
         for name in ("price_in", "price_out", "joules_per_token"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ScenarioError(f"Endpoint.{name}: got {getattr(self, name)!r}; allowed are finite numbers >= 0")
-        object.__setattr__(self, "_known", lru_cache(maxsize=65_536)(self.solver.answer))  # pricing a call and running it ask twice
+        ask = self.solver.answer  # pricing a call and running it ask twice, so what repeats itself is remembered
+        object.__setattr__(self, "_known", lru_cache(maxsize=65_536)(ask) if self.solver.is_repeatable else ask)
 
     def reply(self, question: str, context_bytes: int, notes: Sequence[Mapping[str, Any]] = ()) -> Reply:
         """Return the reply to a question that comes with so many bytes of context and with other replies."""

@@ -123,18 +123,20 @@ class Surrogate:
     Arguments:
         eps_low, eps_high: of the clip; inf: none.
         reduction: n_i: "sum" is 1, "mean" the row's own tokens, "constant" is T (Dr.GRPO).
+        actions: how many of the first tokens the policy chooses from; None: all.
     """
 
     eps_low: float = ranged(0, inf, default=inf)
     eps_high: float = ranged(0, inf, default=inf)
     reduction: Literal["sum", "mean", "constant"] = "sum"
+    actions: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def __call__(self, out: Any, batch: Batch) -> Tensor:
         token, mask, A, old = batch.y.unbind(-1)
-        logp = out.log_softmax(-1).gather(-1, token.long()[..., None])[..., 0]
+        logp = out[..., : self.actions].log_softmax(-1).gather(-1, token.long()[..., None])[..., 0]
         gamma = ((logp - old) * mask).exp()
         gain = torch.minimum(gamma * A, gamma.clamp(1.0 - self.eps_low, 1.0 + self.eps_high) * A) * mask
         n = mask.sum(-1).clamp(min=1.0) if self.reduction == "mean" else float(mask.shape[-1]) if self.reduction == "constant" else 1.0
@@ -150,6 +152,15 @@ def rollout(x: Tensor, tokens: Tensor, mask: Tensor, advantages: Any, old: Tenso
     A = A[:, None].expand_as(old) if A.dim() == 1 else A
     y = torch.stack([tokens.to(old.dtype), mask.to(old.dtype), A, old], -1)
     return Batch(x, y, torch.arange(len(x)), None, 0)
+
+
+def decisions(x: Tensor, tokens: Tensor, old: Tensor, advantages: Any, taken: Any = None) -> Batch:
+    """Pack rows of which only the last token is the policy's: x (N, T); tokens, old, advantages (N,), and whether a row was taken at all (N,)."""
+    mask = torch.zeros(x.shape)
+    mask[:, -1] = 1.0 if taken is None else torch.as_tensor(taken).float()
+    last = torch.zeros(x.shape)
+    last[:, -1] = old
+    return rollout(x, mask.long() * tokens[:, None], mask, advantages, last)
 
 
 def draw(logits: Tensor, count: int, uniform: Floats) -> Tensor:

@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 
 from airloom.errors import ScenarioError
-from airloom.parts.advantage import Surrogate, draw, rollout
+from airloom.parts.advantage import Surrogate, decisions, draw
 from airloom.parts.assistant import Assistant, Reply
 from airloom.parts.optimizer import ServerAdam
 from airloom.program.here import Here
 from airloom.program.method import ranged
 from airloom.program.node import Node
-from airloom.tasks.arithmetic import ASK, IDS, WORDS, TinySolver
+from airloom.tasks.arithmetic import ASK, IDS, WORDS, TinySolver, texts
 from airloom.tasks.requests import Request
 
 Flags = NDArray[np.bool_]
@@ -94,7 +94,7 @@ class Asker(Assistant):
         seconds = x.shape[1] / here.model.prefill_per_s + here.model.solver.reply_tokens / here.model.decode_per_s
         here.cost(seconds=self.prompts * self.group * seconds)
         solved, asks = tokens == batch.y[:, -1:], tokens == IDS[ASK]
-        prompts = ["".join(WORDS[i] for i in row if WORDS[i] != "_") for row in x.tolist()]
+        prompts = texts(x)
         needed = (asks.any(1) | ~solved.any(1)).tolist()
         questions = sorted({prompt for prompt, needs in zip(prompts, needed) if needs})
         return {"x": x, "y": batch.y, "logits": logits, "tokens": tokens, "prompts": prompts, "questions": questions}
@@ -111,10 +111,8 @@ class Asker(Assistant):
         if keep.any():
             theta, kept = self.theta(here), torch.from_numpy(np.flatnonzero(keep))
             rows = kept.repeat_interleave(self.group)
-            chosen = torch.full((len(rows), x.shape[1]), 0).index_fill(1, torch.tensor([x.shape[1] - 1]), 1)
-            old = torch.zeros(chosen.shape)
-            old[:, -1] = tried["logits"].log_softmax(-1).gather(1, tokens)[kept].reshape(-1)
-            batch = rollout(x[rows], chosen * tokens[kept].reshape(-1, 1), chosen, A[keep].reshape(-1), old)
+            old = tried["logits"].log_softmax(-1).gather(1, tokens)
+            batch = decisions(x[rows], tokens[kept].reshape(-1), old[kept].reshape(-1), A[keep].reshape(-1))
             g = here.grad(theta, batch, objective=Surrogate())
             here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, g, here.state.get("optimizer"))
         right = tries.solved | (tries.asks & cloud[:, None])

@@ -88,6 +88,11 @@ def edge_skill(question: str) -> float:
     return 1.0 if len(question) == 4 else 0.9 if "*" not in question else 0.5
 
 
+def slip(question: str) -> str:
+    """A wrong answer that looks like one: off by ten."""
+    return str((int(solve(question)) + 10) % 100)
+
+
 def _always(_: str) -> float:
     return 1.0
 
@@ -95,7 +100,7 @@ def _always(_: str) -> float:
 def _endpoints(network: Network) -> dict[str, Endpoint]:
     """One endpoint per place."""
     device = TinySolver(pretrained(), REPLY_TOKENS["device"])
-    edge = Declared(solve=solve, skill=edge_skill, reply_tokens=REPLY_TOKENS["edge"], name="edge")
+    edge = Declared(solve=solve, skill=edge_skill, reply_tokens=REPLY_TOKENS["edge"], name="edge", mistake=slip)
     cloud = Declared(solve=solve, skill=_always, reply_tokens=REPLY_TOKENS["cloud"], name="cloud")
     made: dict[str, Endpoint] = {}
     for name, place in network.places.items():

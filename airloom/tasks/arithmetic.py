@@ -68,6 +68,15 @@ def encode(questions: Sequence[str]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64)
 
 
+def texts(x: Tensor) -> list[str]:
+    """The questions that rows of token ids stand for.
+
+    >>> texts(encode(["3+4="]))
+    ['3+4=']
+    """
+    return ["".join(WORDS[i] for i in row if WORDS[i] != "_") for row in x.tolist()]
+
+
 def is_question(text: str) -> bool:
     """Whether a text belongs to the language.
 

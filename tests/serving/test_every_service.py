@@ -11,7 +11,8 @@ from airloom.runner import Run
 
 SMALL = {"scenario.devices": 2, "scenario.base_stations": 1, "scenario.requests": 6, "scenario.per_minute": 6.0}
 ASSISTANTS = [name for name in names_in("serving") if issubclass(find_method(name).cls, Assistant)]
-LEARNS = dict.fromkeys(("gapg", "da_grpo"), "steps=2,prompts=4,group=2")  # services that train first, and fields that make it short
+# services that train first, and fields that make it short
+LEARNS = dict.fromkeys(("gapg", "da_grpo", "critique_routing"), "steps=2,prompts=4,group=2")
 
 WORLDS = {"paac": "helpdesk"}  # services for other requests than arithmetic
 

@@ -11,7 +11,7 @@ import torch
 import airloom
 from airloom.errors import ScenarioError
 from airloom.models.train import forward, grad
-from airloom.parts.advantage import RLOO, Surrogate, draw, rollout
+from airloom.parts.advantage import RLOO, Surrogate, decisions, draw
 from airloom.parts.asking import Tries
 from airloom.serving.gapg import GAPG
 from airloom.tasks.arithmetic import ASK, IDS, encode, mixed, pretrained
@@ -86,12 +86,8 @@ def learned(m: GAPG, steps: int, *, hard: float = 0.5, seed: int = 0) -> dict[st
         found = Tries((tokens == y[:, None]).numpy(), (tokens == IDS[ASK]).numpy(), (tokens < 100).numpy(), np.ones(32, bool))
         A, keep, _ = m.lesson(found, {}, rng, t)
         kept = torch.from_numpy(np.flatnonzero(keep))
-        rows = kept.repeat_interleave(8)
-        own = torch.zeros(len(rows), 6, dtype=torch.int64)
-        own[:, -1] = 1
-        old = torch.zeros(own.shape)
-        old[:, -1] = logits.log_softmax(-1).gather(1, tokens)[kept].reshape(-1)
-        g, _ = grad(theta, rollout(x[rows], own * tokens[kept].reshape(-1, 1), own, A[keep].reshape(-1), old), objective=Surrogate())
+        rows, old = kept.repeat_interleave(8), logits.log_softmax(-1).gather(1, tokens)[kept].reshape(-1)
+        g, _ = grad(theta, decisions(x[rows], tokens[kept].reshape(-1), old, A[keep].reshape(-1)), objective=Surrogate())
         theta, state = m.optimizer.step(theta, g, state)
     test = np.random.default_rng(99)
     chances = {

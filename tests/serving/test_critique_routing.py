@@ -1,0 +1,68 @@
+"""Critique and route: rewards and shares by hand, what agents are asked, a controller that learns, a cut link."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import airloom
+from airloom.serving.critique_routing import AGENTS, CONTROLLER, CritiqueRouting
+from tests.serving.worlds import NEVER, asked, column, served, skilled, star, three_tiers
+
+SHORT = "critique_routing:steps=2,prompts=3,group=2"
+WORLD: dict[str, Any] = {"scenario.devices": 2, "scenario.base_stations": 1, "scenario.requests": 4}
+
+
+def test_rewards_by_hand() -> None:
+    m = CritiqueRouting(verdict=0.5, route=0.25, final=1.0)
+    actions = np.array([[[1, 3, 0], [0, 0, 0], [2, 2, 2]]])
+    reached = np.array([[[True, True, True], [True, False, False], [True, True, True]]])
+    z = np.array([[[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]]], bool)
+    # first: going on while wrong +0.5; again +0.5 and the agent solves it +0.25; stopping when right +0.5, the end is right +1
+    # second: stopping with nothing -0.5, the end is wrong.  third: +0.5 + 0.25; going on although right -0.5; +0.5 + 0.25 + 1
+    assert m.rewards(actions, z, reached)[0].tolist() == [[0.5, 0.75, 1.5], [-0.5, 0.0, 0.0], [0.75, -0.5, 1.75]]
+
+
+def test_costs_of_all_agents_sum_to_zero_where_their_shares_sum_to_one() -> None:
+    shares, actions = np.array([0.5, 0.25, 0.25]), np.array([0, 1, 2, 3])
+    costs = [np.where(actions > 0, (actions == m + 1) - shares[m], 0.0) for m in range(AGENTS)]
+    assert np.sum(costs, 0).tolist() == [0.0] * 4
+
+
+def test_one_turn_is_a_router_and_the_episode_ends_after_k_calls() -> None:
+    network = three_tiers()
+    task = asked(network, {place: skilled(1.0, place, price_out=1.0) for place in ("phone0", "edge", "cloud")}, 10.0)
+    for turns in (1, 3):
+        points, played = served(CritiqueRouting(steps=0, turns=turns), network, task)
+        assert column(points, "correct") == [1] and 4.0 <= played.sim.stamp()["price"] <= 4.0 * turns  # a call is billed 4
+    assert served(CritiqueRouting(steps=0), network, task)[0] == served(CritiqueRouting(steps=0), network, task)[0]
+
+
+def test_the_state_holds_question_and_draft() -> None:
+    m = CritiqueRouting()
+    assert m.state("3+4=", "").shape == (1, 7) and m.state("3+4=", "7")[0, -1] == 7
+    assert m.state("3+4=", "wrong")[0, -1] != m.state("3+4=", "")[0, -1] and CONTROLLER.size > 0
+
+
+def test_it_trains_on_the_clock_and_the_multiplier_follows_the_use() -> None:
+    run = airloom.run(f"{SHORT},dual_lr=1.0", scenario="assistant", set=WORLD, out=None, executor="loop")
+    steps = [point for point in run.points if "train_accuracy" in point]
+    assert [point["step"] for point in steps] == [0, 1] and steps[0]["lambda"] == 0.0
+    first = steps[0]
+    assert steps[1]["lambda"] == pytest.approx(max(0.0, first["calls"] * (first["strongest_rate"] - 0.25)))
+    assert 0 <= first["calls"] <= 3 and run.points[-1]["answered"] == 8
+
+
+def test_it_learns_to_go_on_while_the_draft_is_wrong() -> None:
+    run = airloom.run("critique_routing:steps=12,prompts=8,dual_lr=0.0,share=1.0", scenario="assistant", set=WORLD, out=None, executor="loop")
+    steps = [point for point in run.points if "train_accuracy" in point]
+    assert np.mean([point["train_accuracy"] for point in steps[-4:]]) > steps[0]["train_accuracy"] + 0.1
+
+
+def test_without_a_link_the_device_answers() -> None:
+    network = star("phone0", up=NEVER)
+    m = CritiqueRouting(steps=0, timeout_s=5.0)
+    points, _ = served(m, network, asked(network, {"phone0": skilled(1.0), "cloud": skilled(1.0)}, 10.0))
+    assert column(points, "correct") == [1]
