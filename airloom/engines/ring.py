@@ -172,7 +172,7 @@ def work() -> None:
     decoder = Decoder(Path(config["model"]))
     order = [*[m for m in range(1, count)], 0] if windows[0] else list(range(1, count))
     starts = {m: sum(windows[i] for i in order[: order.index(m)]) for m in order}
-    own = [[starts[rank] + t * sum(windows) + i for i in range(windows[rank])] for t in range(turns)] if rank in starts else [[]]
+    own: list[list[int]] = [[starts[rank] + t * sum(windows) + i for i in range(windows[rank])] for t in range(turns)] if rank in starts else [[]]
     step = _Step(decoder, config, own)
     prompt, out = config["prompt"], list[int]()
     with torch.inference_mode():

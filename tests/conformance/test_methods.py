@@ -56,8 +56,8 @@ PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 # small enough for a test, where a method has such a field; everything else is its default
 SMALL: Mapping[str, Any] = MappingProxyType({"local_steps": 4, "group_rounds": 2, "batch_size": 8, "buffer": 2, "lr": 0.2, "floor": 0.8, "delay": 0})
 
-# its pairs have orthonormal rows, so that the same step goes further than from rows as they are drawn
-OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType({"flexlora": {"lr": 0.12}})
+# flexlora: its pairs have orthonormal rows, so that the same step goes further than from rows as they are drawn; tequila: AdamW's steps are its rate
+OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType({"flexlora": {"lr": 0.12}, "tequila": {"lr": 0.05, "rounds": 60}})
 
 
 def found() -> dict[str, type[Method]]:
