@@ -131,7 +131,7 @@ class Numerics:
 
     def _take(self, call: Call, result: Result) -> None:
         """Keep a call's result and check that it cost what was predicted."""
-        value, changes, found, error, sent = result
+        value, changes, found, error, sent, _ = result
         if error is not None:
             if isinstance(error, AirloomError) and not isinstance(error, RunFailed):
                 raise error

@@ -513,10 +513,10 @@ def test_a_battery_that_runs_out_is_a_device_that_leaves() -> None:
 
 
 def test_waiting_for_nothing_is_a_deadlock_by_name() -> None:
-    from airloom.engines.pending import SimRef, Value
+    from airloom.engines.pending import Issue, SimRef, Value
 
     def text(node: SimNode) -> None:
-        node.fetch(SimRef(Value(0, "a", None)))
+        node.fetch(SimRef(Value(0, "a", Issue(None, "none", "hub", 0))))
 
     with pytest.raises(AssertionError, match="fetch of 1 values"):
         play(STAR, text)
