@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.claims import fedgs, fedgsp
+from benchmarks.claims import fedgs, fedgsp, hfedms
 from benchmarks.claims.harness import RECORDS
 
 
@@ -36,3 +36,13 @@ def test_fedgsp() -> None:
     outcome = fedgsp.run(folder=RECORDS)
     for label in ("fedgsp", "fedgsp, random groups"):
         assert outcome.mean("25 rounds", label, "accuracy") > outcome.mean("25 rounds", "fedavg", "accuracy") + 0.1
+
+
+@pytest.mark.claims
+def test_hfedms() -> None:
+    outcome = hfedms.run(folder=RECORDS)
+    late = {side.label: outcome.mean("class window", side.label, "late_accuracy") for side in hfedms.SIDES}
+    assert late["hfedms"] > max(late["hfedms, no memory"], late["fedgsp"], late["fedavg"]) + 0.03
+    per_round = {side.label: outcome.mean("class window", side.label, "mb_per_100_s") / outcome.mean("class window", side.label, "rounds")
+                 for side in hfedms.SIDES}  # fmt: skip
+    assert per_round["hfedms"] < 0.75 * per_round["fedgsp"]
