@@ -31,6 +31,8 @@ SUITED: Mapping[str, Mapping[str, Any]] = {
     "hfedavg": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
     "mtgc": {"local_steps": 80, "lr": 0.1, "group_rounds": 2},
     "sequential_fl": {"local_steps": 10, "lr": 0.1},
+    "oort": {"local_steps": 40, "lr": 0.3, "fraction": 0.5},
+    "fedex": {"local_steps": 40, "lr": 0.3, "fraction": 0.5, "ceiling": 5},
     "ics": {"local_steps": 40, "lr": 0.3, "floor": 0.3},
     "whale_fl": {"local_steps": 40, "lr": 0.3},
     "heterofl": {"local_steps": 40, "lr": 0.3},

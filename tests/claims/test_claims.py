@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.claims import ada_lora_is, fedex, fedzo, fslora, hist, ics, mtgc, sequential_fl, sequential_split, whale_fl
+from benchmarks.claims import ada_lora_is, fedex, fedzo, fslora, hist, ics, mtgc, ordered_sgd, sequential_fl, sequential_split, splitfrozen, whale_fl
 from benchmarks.claims.harness import RECORDS, Outcome
 
 
@@ -174,3 +174,40 @@ def test_sequential_split() -> None:
         assert accuracy[f"split, cut {cut}"] > accuracy["fedavg"] + 0.04
         assert accuracy[f"split, cut {cut}"] == pytest.approx(accuracy["sequential_fl"], abs=0.02)
     assert joules["split, cut 1"] < joules["split, cut 2"] < joules["sequential_fl"]
+
+
+@pytest.mark.slow
+def test_small_frozen_side_beats_averaged_adapters_under_skew() -> None:
+    outcome = splitfrozen.run(splitfrozen.SMALL)
+    accuracy = {side.label: outcome.mean("0.5 Mbit/s", side.label, "accuracy") for side in splitfrozen.SIDES}
+    joules = {side.label: outcome.mean("0.5 Mbit/s", side.label, "device_j") for side in splitfrozen.SIDES}
+    assert accuracy["splitfrozen, cut 1"] > accuracy["fedlora"] + 0.15
+    assert joules["splitfrozen, cut 1"] < 0.2 * joules["fedlora"]
+
+
+@pytest.mark.claims
+def test_splitfrozen() -> None:
+    outcome = splitfrozen.run(folder=RECORDS)
+    for case in splitfrozen.CASES:
+        accuracy = {side.label: outcome.mean(case, side.label, "accuracy") for side in splitfrozen.SIDES}
+        seconds = {side.label: outcome.mean(case, side.label, "seconds") for side in splitfrozen.SIDES}
+        joules = {side.label: outcome.mean(case, side.label, "device_j") for side in splitfrozen.SIDES}
+        assert accuracy["splitfrozen, cut 1"] >= accuracy["fedlora"] + 0.15
+        assert accuracy["splitfrozen, cut 1"] == accuracy["splitfrozen, cut 1, no cache"]
+        assert joules["splitfrozen, cut 1"] < 0.132 * joules["fedlora"]  # the published saving of device work is 86.8 %
+        assert seconds["splitfrozen, cut 1, no cache"] < 0.498 * seconds["splitlora"]  # and that of time 50.2 %
+
+
+@pytest.mark.slow
+def test_small_orders_that_learn_beat_drawing_anew() -> None:
+    outcome = ordered_sgd.run(ordered_sgd.SMALL)
+    accuracy = {side.label: outcome.mean(ordered_sgd.CASE, side.label, "accuracy") for side in ordered_sgd.SIDES}
+    assert min(accuracy["grab"], accuracy["pair_grab"]) > accuracy["fedavg"] + 0.03
+
+
+@pytest.mark.claims
+def test_ordered_sgd() -> None:
+    outcome = ordered_sgd.run(folder=RECORDS)
+    accuracy = {side.label: outcome.mean(ordered_sgd.CASE, side.label, "accuracy") for side in ordered_sgd.SIDES}
+    assert min(accuracy["grab"], accuracy["pair_grab"]) > accuracy["random_reshuffle"] + 0.01
+    assert accuracy["random_reshuffle"] > accuracy["fedavg"]
