@@ -119,7 +119,7 @@ def prepare(
     options = replace(options, target=_target(target, built))
     job = jobs.job_of(candidate, candidate.make(built.suited, sets.method), labels([candidate])[0], world, seed, engine, options)
     jobs.check(job)
-    return job, _folder(out, f"{built.name}-{job.label}-{seed}")
+    return job, folder_of(out, f"{built.name}-{job.label}-{seed}")
 
 
 def planned(
@@ -311,7 +311,7 @@ def start(request: Request, *, workers: Workers, out: Path | str, progress: Tell
         raise ScenarioError(f"compare(workers={workers}): allowed are integers >= 1 and 'ray'")
     if workers == "ray":
         jobs.check_spread(request.engine, request.plan()["jobs"] is not None)
-    folder = _folder(out, f"compare-{request.scenario.name}")
+    folder = folder_of(out, f"compare-{request.scenario.name}")
     assert folder is not None
     plan = request.plan()
     try:
@@ -572,7 +572,7 @@ def _target(target: Target, scenario: Scenario) -> tuple[str, float] | None:
     return scenario.target if scenario.target is not None and scenario.target[0] in scenario.task.metrics else None
 
 
-def _folder(out: Out, name: str) -> Path | None:
+def folder_of(out: Out, name: str) -> Path | None:
     """Return a folder that is new or empty; makes nothing."""
     if out is None:
         return None

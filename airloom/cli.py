@@ -129,7 +129,7 @@ OneMethod = Annotated[
 ScenarioText = Annotated[
     str, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="Name, file.py[:function] or file.json", autocompletion=_complete("scenarios"))
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or on real machines: ray, flower")]
+Engine = Annotated[str, typer.Option("--engine", help="Where it runs: simulated, or on real machines: ray, flower, ring (prima)")]
 Address = Annotated[
     str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster to join; one is started here if not given", show_default=False)
 ]
@@ -214,6 +214,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run one method in one world and leave a record."""
+    if engine == "ring":
+        from airloom.commands.ring import ring
+
+        ring(ctx, method, seed, workers, pairs(fields), out, as_json)
+        return
     from airloom import api, jobs
     from airloom.runner import Options
 
@@ -525,8 +530,21 @@ def scenarios(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="Measure this machine instead, for the scenario home", show_default=False)
+    ] = None,
+    link: Annotated[str, typer.Option("--link", metavar="RATE:LATENCY", help="Of its network, bit/s and seconds", show_default=False)] = "",
+    watts: Annotated[float, typer.Option("--watts", min=0, help="While computing; 0 leaves its energy out")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
     """Check this machine: what is there, what is missing, and what to do about it."""
+    if profile is not None:
+        from airloom.commands.ring import write_profile
+
+        write_profile(profile, link, watts)
+        return
     from airloom.doctor import checks
 
     found = []

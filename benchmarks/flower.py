@@ -54,14 +54,18 @@ def main() -> None:
         up_s = time.monotonic() - began_s
         try:
             print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; up after {up_s:.1f} s")
-            print(f"{'model':>10} {'on the wire':>12} {'exchange':>10} {'90 %':>8} {'round of 3':>11}")
             for hidden in SIZES:
                 out = Path(folder) / f"run-{hidden}"
+                started_s = time.monotonic()
+                firsts: list[float] = []
                 airloom.run(
                     "fedavg:local_steps=1,batch_size=8", scenario=f"{__file__}:boxes", set={"scenario.hidden": hidden}, engine="flower",
                     address=address,
-                    budget={"rounds": ROUNDS}, out=out, target=None,
+                    budget={"rounds": ROUNDS}, out=out, target=None, progress=lambda _, firsts=firsts: firsts.append(time.monotonic()),
                 )  # fmt: skip
+                if hidden == SIZES[0]:
+                    print(f"first round {firsts[0] - started_s:.1f} s after airloom run began, {up_s + firsts[0] - started_s:.1f} s after airloom up")
+                    print(f"{'model':>10} {'on the wire':>12} {'exchange':>10} {'90 %':>8} {'round of 3':>11}")
                 lines = [json.loads(line) for line in (out / "measured.jsonl").read_text().splitlines()]
                 calls = sorted([line["exchange_s"] - line["seconds"] for line in lines if line["kind"] == "call" and line["round"] > 1])
                 sent = [line["wire_bytes"] for line in lines if line["kind"] == "message" and line["what"] == "call"]

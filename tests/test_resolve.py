@@ -309,7 +309,7 @@ def test_a_scenario_of_json(write: Any) -> None:
     given = {"scenario": "tiny_world.py", "fields": {"devices": 6, "up_bps": 1e6}, "task": {"limit": 150, "alpha": 1}}
     world = find_scenario(write(json.dumps(given), "mine.json"), Sets.of({"scenario.up_bps": "2e6"}))
     assert world.text == f"{path}:tiny"
-    assert world.fields == {"devices": 6, "up_bps": 2e6, "task": TaskSettings(partition="iid", limit=150, alpha=1.0)}
+    assert world.fields == {"devices": 6, "up_bps": 2e6, "detect_s": 60.0, "task": TaskSettings(partition="iid", limit=150, alpha=1.0)}
     assert find_scenario(write('{"scenario": "lab"}', "mine.json")).text == "lab"
 
 

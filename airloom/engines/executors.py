@@ -16,7 +16,7 @@ from airloom.models.fast import OFF, Fast
 from airloom.models.params import Params
 from airloom.network.device import Work
 from airloom.network.network import Network
-from airloom.program.codec import coded
+from airloom.program.codec import Code, coded
 from airloom.program.here import Here
 from airloom.program.tree import Path
 from airloom.tasks.task import Task
@@ -51,7 +51,8 @@ class Spent(NamedTuple):
 class Result(NamedTuple):
     """What a call made: its value, its state changes, and what it really cost. `error` is what it raised, if anything.
 
-    `sent` are the leaves that other places get instead of the value's own, by path (see `airloom.program.codec`).
+    `sent` are the leaves that other places get instead of the value's own, by path, `codes` what crosses a link for them (see
+    `airloom.program.codec`).
     """
 
     value: Any
@@ -59,6 +60,7 @@ class Result(NamedTuple):
     spent: Spent | None
     error: BaseException | None = None
     sent: Mapping[Path, Params] = MappingProxyType({})
+    codes: Mapping[Path, Code] = MappingProxyType({})
 
 
 class Executor(ABC):
@@ -107,8 +109,9 @@ def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast | None
     try:
         with torch.no_grad():
             value = job.fn(here, *job.args)
-            sent, sizes = coded(here, job.fn, job.args, value)
-        return Result(value, here.state.changes, spent(here, job.drawn, sizes), sent=sent)
+            codes: dict[Path, Code] = {}
+            sent, sizes = coded(here, job.fn, job.args, value, codes)
+        return Result(value, here.state.changes, spent(here, job.drawn, sizes), sent=sent, codes=codes)
     except Exception as error:  # reported by the engine with method, device, round and verb
         return Result(None, {}, None, error)
 

@@ -27,10 +27,11 @@ from airloom.engines.executors import Job, run_job
 from airloom.engines.wire import Limits, Wire
 from airloom.errors import ScenarioError, WireError
 from airloom.network.network import Network
+from airloom.program.codec import Code
 from airloom.program.method import Method, Service, function_name
 from airloom.program.ref import Ref
 from airloom.program.tree import Path as TreePath
-from airloom.program.tree import at
+from airloom.program.tree import at, replaced
 from airloom.tasks.task import Task
 
 HEAD_BYTES = 1 << 20
@@ -118,6 +119,7 @@ class Host:
         self.wire: Wire | None = None
         self.clients: dict[str, Client] = {}
         self.held: dict[tuple[str, int, TreePath], Any] = {}
+        self.codes: dict[tuple[str, int], Mapping[TreePath, Code]] = {}  # what is sent for parts of held values
 
     # --- messages ---------------------------------------------------------------------------------------------------------------------
 
@@ -223,7 +225,7 @@ class Host:
         assert result.spent is not None
         answer = _packet(
             {"kind": "done", "number": number, "busy_s": busy_s, "spent": [*result.spent.work, result.spent.drawn, result.spent.declared_s]},
-            wire.encode([at(result.value, path) for path in wants]),
+            wire.encode([replaced(at(result.value, path), result.codes, path) for path in wants]),
         )
         # from here on nothing can be refused any more
         client.undo, client.number = (client.state, client.drawn, client.round, client.number), number
@@ -233,6 +235,8 @@ class Host:
         gone = {n for n in drop if type(n) is int}
         self.held = {key: value for key, value in {**self.held, **news}.items() if key[0] != place or key[1] not in gone}
         self.held[place, number, ()] = result.value
+        self.codes = {key: codes for key, codes in self.codes.items() if key in {known[:2] for known in self.held}}
+        self.codes[place, number] = result.codes
         self._store(place, client)
         return answer
 
@@ -242,7 +246,9 @@ class Host:
         if (place, number, ()) not in self.held:
             raise WireError("get: got the name of a value that is not here")
         whole = self.held[place, number, ()]
-        return _packet({"kind": "got", "number": number}, self.wire.encode([at(whole, tuple(path)) for path in _field(head, "wants", list)]))
+        codes = {} if head.get("is_coded") is False else self.codes.get((place, number), {})
+        parts = [replaced(at(whole, tuple(path)), codes, tuple(path)) for path in _field(head, "wants", list)]
+        return _packet({"kind": "got", "number": number}, self.wire.encode(parts))
 
     def _stand(self, tree: Any) -> Stand:
         if not (isinstance(tree, tuple) and len(tree) == 2 and type(tree[0]) is int and isinstance(tree[1], tuple)):

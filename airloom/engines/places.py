@@ -19,7 +19,9 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from heapq import heappop, heappush
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,12 +36,13 @@ from airloom.engines.wire import Wire
 from airloom.errors import AirloomError, DeviceLost, RunFailed, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.network.network import Network
+from airloom.program.codec import Code, part_of
 from airloom.program.here import Here
 from airloom.program.method import Method, Service, function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
 from airloom.program.reducer import AirSum
 from airloom.program.ref import Ref
-from airloom.program.tree import Path, at, body_bytes, control_bytes, leaves, map_leaves, signature, to_meta
+from airloom.program.tree import Path, at, body_bytes, control_bytes, leaves, map_leaves, replaced, signature, to_meta
 from airloom.tasks.requests import Request
 from airloom.tasks.task import Task
 
@@ -117,7 +120,9 @@ class PlaceRef(Ref):
 class Item:
     """A value as one process knows it: whole where it was made, the parts that have come elsewhere."""
 
-    __slots__ = ("age", "arrived_s", "error", "id", "label", "leaves", "lost", "made", "made_s", "parts", "place", "started_s", "trees")
+    __slots__ = (
+        "age", "arrived_s", "codes", "error", "given", "id", "label", "leaves", "lost", "made", "made_s", "parts", "place", "started_s", "trees",
+    )  # fmt: skip
 
     def __init__(self, id: str, place: str) -> None:
         self.id = id
@@ -133,6 +138,8 @@ class Item:
         self.trees: dict[Path, Any] = {}  # parts that are here
         self.leaves: dict[Path, Any] = {}  # leaves that have come from elsewhere
         self.arrived_s: dict[Path, float] = {}
+        self.codes: Mapping[Path, Code] = {}  # what other places get for parts of it
+        self.given: tuple[Any, ...] | None = None  # where it was issued: arguments of its call, if a codec may send a difference to one of them
 
     def find(self, path: Path) -> Path | None:
         """The shortest part here that holds a path."""
@@ -198,6 +205,7 @@ class Peer:
         self.network = network
         self.task = task
         self.method = method
+        self.codec = method.codec if isinstance(method, Method) else None
         self.seed = seed
         self.post = post
         self.home = home
@@ -261,9 +269,9 @@ class Peer:
         item.parts[ref.path] = self.loop.create_future()
         item.parts[ref.path].set_result(None)
 
-    def make(self, item: Item, value: Any, label: str, started_s: float) -> None:
+    def make(self, item: Item, value: Any, label: str, started_s: float, codes: Mapping[Path, Code] = MappingProxyType({})) -> None:
         """A value exists here from now on."""
-        item.trees[()] = value
+        item.trees[()], item.codes = value, codes
         item.label, item.started_s, item.made_s = label, started_s, self.clock.now_s()
         item.arrived_s[()] = item.made_s
         assert item.made is not None
@@ -308,15 +316,19 @@ class Peer:
             self.spawn(self._ask(self.items[id], paths))
         return found
 
-    def _query(self, item: Item, paths: list[Path], have: list[Path]) -> bytes:
-        header = {"id": item.id, "place": item.place, "paused_s": self.clock.paused_s}
+    def _query(self, item: Item, paths: list[Path], have: list[Path], *, is_coded: bool = True) -> bytes:
+        header = {"id": item.id, "place": item.place, "is_coded": is_coded, "paused_s": self.clock.paused_s}
         return pack(header, self.wire.encode([paths, have]))
 
     async def _ask(self, item: Item, paths: list[Path]) -> None:
         """Bring parts of a value here. The driver asks at the root's own peer, so that what has come to the root has come once."""
         asked_s = self.clock.now_s()
         try:
-            answer = await self.post(item.place if self.home is not None else self.name, "ask", self._query(item, paths, list(item.leaves)))
+            answer = await self.post(
+                item.place if self.home is not None else self.name,
+                "ask",
+                self._query(item, paths, list(item.leaves), is_coded=item.place != self.name),
+            )
         except Unreachable:
             self.lose(item, item.place)
             return
@@ -327,11 +339,18 @@ class Peer:
             return
         item.label, item.started_s, item.made_s = header["label"], header["started_s"], header["made_s"]
         size = 0
-        for path, tree in zip(paths, self.wire.decode(blobs[0]), strict=True):
-            size += _take(item, path, tree)
-            item.arrived_s[path] = arrived_s
+        try:
+            for path, tree in zip(paths, self.wire.decode(blobs[0]), strict=True):
+                size += _take(item, path, tree, partial(self._opened, item))
+                item.arrived_s[path] = arrived_s
+        except (ScenarioError, Unsupported) as error:
+            self.lose(item, item.place, str(error))
+            return
         if self.home is not None:
             self._note(item.place, self.name, item.label, "value", size, len(answer), max(asked_s, header["sent_s"]), arrived_s)
+        elif item.place != self.name:  # the root's text has it: not a message of its own, but part of what one takes
+            seconds = max(self.clock.now_s() - max(asked_s, header["made_s"]), 0.0)
+            self.lines.append({"kind": "handed", "from": item.place, "to": self.name, "function": item.label, "bytes": size, "seconds": seconds})
         for path in paths:
             future = item.parts[path]
             if not future.done():
@@ -341,11 +360,30 @@ class Peer:
         """A value from wherever it is, off the clock: it is not charged and has not come here."""
         item = self.item(ref.id, ref.where)
         if item.find(ref.path) is None:
-            header, blobs = unpack(await self.post(ref.where, "ask", self._query(item, [ref.path], [])))
+            header, blobs = unpack(await self.post(ref.where, "ask", self._query(item, [ref.path], [], is_coded=False)))
             if "lost" in header:
                 raise RunFailed(header["error"]) if header["error"] is not None else DeviceLost(header["lost"])
             return self.wire.decode(blobs[0])[0]
         return self.value(ref)
+
+    def _opened(self, item: Item, leaf: Any) -> Any:
+        """What a code stands for; other leaves as they are."""
+        if not isinstance(leaf, Code):
+            return leaf
+        codec = self.codec
+        if codec is None or (leaf.reference is not None and item.given is None):
+            raise Unsupported(
+                f"value of {item.label} at '{item.place}': '{self.name}' got it encoded by {codec} against what came down to it; allowed are values "
+                f"that go up to where their call was issued: fetch it and send it on, or use codec=none"
+            )
+        return leaf.opened(codec, lambda path: part_of(item.given, path, lambda ref, rest: self.value(ref[rest] if rest else ref)))  # type: ignore[arg-type]
+
+    def give(self, message: bytes) -> None:
+        """Keep the arguments of calls that a program of this place has issued."""
+        header, blobs = unpack(message)
+        shared = self.wire.decode(blobs[0])
+        for i, (id, place) in enumerate(header["calls"]):
+            self.item(id, place).given = (*shared, *(self.wire.decode(blobs[1 + i]) if len(blobs) > 1 else ()))
 
     async def answer(self, query: bytes) -> bytes:
         """Answer another peer that asks for parts of a value that is made here, or brought here for the driver."""
@@ -370,7 +408,8 @@ class Peer:
         trees: list[Any] = []
         for ref in refs:
             try:
-                trees.append(_without(self.value(ref), ref.path, known))
+                tree = replaced(self.value(ref), item.codes, ref.path) if header["is_coded"] else self.value(ref)
+                trees.append(_without(tree, ref.path, known))
             except (KeyError, IndexError, TypeError):
                 return pack({"lost": self.home, "error": f"Ref of {item.label}: got part {list(ref.path)!r}, which its value does not have"})
         try:
@@ -621,7 +660,7 @@ class Peer:
                     "samples": work.samples, "width": work.width, "started_s": call.started_s, "seconds": seconds,
                 }
             )  # fmt: skip
-            self.make(item, result.value, header["fn"], call.started_s)
+            self.make(item, result.value, header["fn"], call.started_s, result.codes)
         if lane is not None:
             lane.free += 1
             self._try_start(lane)
@@ -697,12 +736,13 @@ class Peer:
 
     def freeze(self) -> bytes:
         """State, values and unfinished calls of this place."""
-        blobs = [self.wire.encode(self.state)]
+        given = [[item.id, item.place, item.given] for item in self.items.values() if item.given is not None]
+        blobs = [self.wire.encode([self.state, given])]
         kept: list[dict[str, Any]] = []
         for id, item in self.items.items():
             if item.place == self.home and item.made_s is not None:
                 try:
-                    blobs.append(self.wire.encode(item.trees[()]))
+                    blobs.append(self.wire.encode([item.trees[()], list(item.codes.items())]))
                 except Unsupported:  # a Tape: it stays here and ends with the process
                     continue
                 kept.append({"id": id, "label": item.label, "started_s": item.started_s, "made_s": item.made_s})
@@ -719,10 +759,13 @@ class Peer:
         """Be what `freeze` wrote down."""
         assert self.home is not None
         header, (state, *blobs) = unpack(frozen)
-        self.state, self.drawn = self.wire.decode(state), header["drawn"]
+        self.drawn = header["drawn"]
+        self.state, given = self.wire.decode(state)
+        for id, place, args in given:
+            self.item(id, place).given = args
         for kept, blob in zip(header["items"], blobs):
-            item = self.item(kept["id"], self.home)
-            self.make(item, self.wire.decode(blob), kept["label"], kept["started_s"])
+            value, codes = self.wire.decode(blob)
+            self.make(self.item(kept["id"], self.home), value, kept["label"], kept["started_s"], {tuple(path): code for path, code in codes})
         for on, queues in header["lanes"].items():
             lane = self._lane({"on": on, "is_program": False})
             assert lane is not None
@@ -900,6 +943,8 @@ class PlaceNode(Node):
         name, owner = peer.wire.functions.name_of(fn)
         shared = peer.wire.encode(args) if args else None
         refs: list[Ref] = []
+        calls: list[tuple[PlaceRef, bytes]] = []
+        parts: list[bytes] = []
         for i, place in enumerate(where):
             if place not in peer.network.places:
                 some = ", ".join(list(peer.network.places)[:3])
@@ -923,12 +968,24 @@ class PlaceNode(Node):
                 "epoch": epoch, "is_program": is_program, "sent_s": self.now_s, "paused_s": peer.clock.paused_s, "made_at": _caller(),
             }  # fmt: skip
             own = [peer.wire.encode(tuple(each[i]))] if each else []
-            message = pack(header, *([shared] if shared is not None else []), *own)
-            if place == peer.home:
+            parts += own
+            calls.append((ref, pack(header, *([shared] if shared is not None else []), *own)))
+        if peer.codec is not None and not is_program and calls:
+            told = {"calls": [[ref.id, ref.where] for ref, _ in calls]}
+            peer.sync(self._give(pack(told, shared if shared is not None else peer.wire.encode(()), *parts)))
+        for ref, message in calls:
+            if ref.where == peer.home:
                 peer.loop.call_soon_threadsafe(peer.accept, message)
             else:
                 peer.loop.call_soon_threadsafe(lambda ref=ref, message=message: peer.send(self._deliver(ref, message)))
         return refs
+
+    async def _give(self, message: bytes) -> None:
+        """Let the peer that will take the calls' values know their arguments."""
+        if self.peer.home is not None:
+            self.peer.give(message)
+        else:
+            await self.peer.post(self.place, "give", message)
 
     async def _deliver(self, ref: PlaceRef, message: bytes) -> None:
         """Bring a call to its place."""
@@ -1057,7 +1114,7 @@ def _fail(future: asyncio.Future[None], error: Exception) -> None:
     future.add_done_callback(_seen)
 
 
-def _take(item: Item, path: Path, tree: Any) -> int:
+def _take(item: Item, path: Path, tree: Any, opened: Callable[[Any], Any]) -> int:
     """Put a part that has come beside those that are here; return the bytes of what is new."""
     size = 0
 
@@ -1069,8 +1126,8 @@ def _take(item: Item, path: Path, tree: Any) -> int:
         if kind is list or kind is tuple:
             return kind([merge(value, (*at_path, i)) for i, value in enumerate(part)])
         if at_path not in item.leaves:
-            item.leaves[at_path] = part
-            body = body_bytes(part)
+            item.leaves[at_path] = opened(part)
+            body = part.size_bytes if isinstance(part, Code) else body_bytes(part)
             size += body if body >= 0 else control_bytes(part)
         return item.leaves[at_path]
 

@@ -121,6 +121,9 @@ class PlaceActor:
             return peer.accept(message)
         if kind == "ask":
             return await peer.answer(message)
+        if kind == "give":
+            peer.give(message)
+            return b""
         if kind == "put":
             header, (blob,) = unpack(message)
             await peer.put(header["id"], blob)

@@ -42,6 +42,7 @@ from airloom.engines.wire import Limits, Wire
 from airloom.errors import DeviceLost, RunFailed, ScenarioError, Unsupported, WireError
 from airloom.network.device import Work
 from airloom.network.network import Network
+from airloom.program.codec import Code, part_of
 from airloom.program.method import Method, Service, function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
 from airloom.program.ref import Ref
@@ -94,7 +95,7 @@ class Manners:
 class Held:
     """A value that was made, or will be made, at a place."""
 
-    __slots__ = ("arrived", "asked", "is_made", "lost_device", "made_s", "number", "parts", "place", "started_s")
+    __slots__ = ("arrived", "asked", "given", "is_made", "lost_device", "made_s", "number", "parts", "place", "started_s")
 
     def __init__(self, number: int, place: str) -> None:
         self.number = number
@@ -102,6 +103,7 @@ class Held:
         self.parts: dict[Path, Any] = {}  # what is here
         self.arrived: dict[Path, float] = {}
         self.asked: dict[Path, None] = {}  # parts that are to come
+        self.given: tuple[Any, ...] | None = None  # arguments of its call, where a codec may send a difference to one of them
         self.is_made = False
         self.lost_device: str | None = None
         self.started_s: float | None = None
@@ -226,6 +228,7 @@ class StarWorld(MeasuredWorld):
         limits: Limits = Limits(),
     ) -> None:
         self.network, self.task, self.method, self.seed = network, task, method, seed
+        self.codec = method.codec if isinstance(method, Method) else None
         self.job, self.transport, self.sign = job, transport, sign
         self.manners = replace(manners, patience_s=max(manners.patience_s, network.detect_s))
         self.wire = Wire(method, [task.model], limits, write_ref=_name)
@@ -242,7 +245,7 @@ class StarWorld(MeasuredWorld):
         self.machines: dict[str, Machine] = {}
         self.places: dict[str, Place] = {}
         self.hub = network.root
-        self.has_begun = self.is_running = False
+        self.has_begun = self.is_running = self.is_looking = False
         self.began_at = 0
         self.looked_s = self.polled_s = 0.0
         self.wire_bytes = {"sent": 0, "received": 0}
@@ -394,6 +397,8 @@ class StarWorld(MeasuredWorld):
                 self._held(name), fn, args, own, [leaf for leaf in found if isinstance(leaf, StarRef)], [(v, version_of(v)) for v in found], made_at
             )  # fmt: skip
             refs.append(StarRef(call.root))
+            if self.codec is not None:
+                call.root.given = (*args, *own)
             if not self.is_present(name):
                 call.root.lost_device = name
             else:
@@ -428,6 +433,7 @@ class StarWorld(MeasuredWorld):
             machine = self.places[held.place].machine
             assert machine is not None
             head = {"kind": "get", "run": self.run, "epoch": machine.epoch, "number": held.number, "place": held.place, "wants": [list(ref.path)]}
+            head["is_coded"] = not self.is_looking
             self._send(machine, head, ("get", (StarRef(held), [ref.path])))
 
     def flush(self) -> None:
@@ -552,6 +558,7 @@ class StarWorld(MeasuredWorld):
             values = self.wire.decode(packet.body)
             if answer.kind != ("done" if kind == "call" else "got") or type(values) is not list or len(values) != len(wants):
                 raise WireError("answer: it is none to what was asked")
+            size, values = _size(leaves(values)), [self._opened(held, value) for value in values]
         except WireError as error:
             self._bar(machine, str(error))
             return
@@ -571,11 +578,26 @@ class StarWorld(MeasuredWorld):
         for path, value in zip(wants, values, strict=True):
             self._arrive(held, path, value)
         took_s = max(time.monotonic() - sent_s - answer.busy_s, 0.0)
-        self._log("value", held.place, self.hub, thing if kind == "call" else None, _size(leaves(values)), len(packet.body), took_s)
-        self.tally.message(held.place, self.hub, _size(leaves(values)), took_s / 2)
+        self._log("value", held.place, self.hub, thing if kind == "call" else None, size, len(packet.body), took_s)
+        self.tally.message(held.place, self.hub, size, took_s / 2)
         for path in [path for path in held.asked if not held.has(path)]:  # asked for while the call ran
             del held.asked[path]
             self.ask(StarRef(held, path))
+
+    def _opened(self, held: Held, tree: Any) -> Any:
+        """A value with what its codes stand for."""
+
+        def leaf_of(leaf: Any) -> Any:
+            if not isinstance(leaf, Code):
+                return leaf
+            if self.codec is None or held.given is None:
+                raise WireError("answer: got a code, and no codec was chosen")
+            try:
+                return leaf.opened(self.codec, lambda path: part_of(held.given, path, lambda ref, rest: ref.root.value((*ref.path, *rest))))  # type: ignore[attr-defined]
+            except Exception as error:  # a machine that sends such a code is barred
+                raise WireError(f"answer: its code cannot be read ({type(error).__name__}: {error})") from error
+
+        return map_leaves(leaf_of, tree)
 
     def _bar(self, machine: Machine, why: str) -> None:
         """A machine that sends what cannot be is not used again in this run."""
@@ -635,11 +657,14 @@ class StarWorld(MeasuredWorld):
     def value_of(self, leaf: Any) -> Any:
         if not isinstance(leaf, StarRef):
             return leaf
-        charged, self.tally = self.tally, Tally(self.network)  # evaluation is free
+        held, charged = leaf.root, self.tally
+        before = dict(held.parts), dict(held.arrived)
+        self.tally, self.is_looking = Tally(self.network), True
         try:
             return self.node.fetch(leaf)
-        finally:
-            self.tally = charged
+        finally:  # evaluation is free, and leaves no trace
+            self.tally, self.is_looking = charged, False
+            held.parts, held.arrived = before
 
     def end_round(self, state: Any) -> None:
         kept = {leaf.root.number for _, leaf in leaves(state) if isinstance(leaf, StarRef)}
@@ -666,7 +691,7 @@ class StarWorld(MeasuredWorld):
         values: list[Any] = []
         for _, leaf in leaves(kept):
             if isinstance(leaf, StarRef) and leaf.root.number not in [number for number, *_ in values]:
-                values.append((leaf.root.number, leaf.root.place, leaf.root.is_made, list(leaf.root.parts.items())))
+                values.append((leaf.root.number, leaf.root.place, leaf.root.is_made, list(leaf.root.parts.items()), leaf.root.given))
         whole = {
             "kept": kept, "values": values, "run": self.run, "number": self.number, "seconds": self.clock.now_s(), "state": server.state,
             "drawn": server.drawn,
@@ -680,9 +705,9 @@ class StarWorld(MeasuredWorld):
             self.method, [self.task.model], self.wire.limits, read_ref=lambda tree: StarRef(made.setdefault(tree[0], Held(tree[0], "")), tree[1])
         )
         whole = reader.decode(frozen["world"])
-        for number, place, is_made, parts in whole["values"]:
+        for number, place, is_made, parts, given in whole["values"]:
             held = made.setdefault(number, Held(number, place))
-            held.place = place
+            held.place, held.given = place, given
             held.is_made, held.lost_device = is_made, None if is_made else place  # calls under way when the server stopped are lost
             for path, value in parts:
                 held.parts[path] = value
@@ -871,6 +896,9 @@ def _size(found: Sequence[tuple[Path, Any]]) -> int:
     bodies: dict[int, int] = {}
     control = 0
     for _, leaf in found:
+        if isinstance(leaf, Code):
+            control += leaf.size_bytes
+            continue
         ((_, body, small),) = leaf_sizes(leaf) if not isinstance(leaf, dict | list | tuple) else (((), -1, 0),)
         if body >= 0:
             bodies[key_of(leaf)] = body

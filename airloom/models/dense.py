@@ -53,28 +53,35 @@ def kernel() -> ctypes.CDLL:
 @functools.cache
 def _found() -> ctypes.CDLL | str:
     """The library, or why there is none; looked for once per process."""
+    library = built(_SOURCE)
+    if isinstance(library, str):
+        return library
+    p, n = ctypes.c_void_p, ctypes.c_int64
+    library.airloom_dense.argtypes = [p, p, n, p, p, n, n, p, p, p, p, p, p]
+    library.airloom_dense.restype = ctypes.c_int
+    gap = _gap(library)
+    return library if gap <= _TOLERANCE else f"what the compiler built differs from float64 by {gap:.1e} of a step"
+
+
+def built(source: Path) -> ctypes.CDLL | str:
+    """A C file of the package as a library, built where the user's cache has none; or why there is none."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return "there is no C compiler (cc)"
     folder = Path(platformdirs.user_cache_dir("airloom"))
     try:
-        path = folder / f"dense-{_name(compiler)}.so"
+        path = folder / f"{source.stem}-{_name(source, compiler)}.so"
         if not path.is_file():
-            _build(compiler, folder, path)
-        library = ctypes.CDLL(str(path))
+            _build(source, compiler, folder, path)
+        return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         return f"it could not be built: {error}"
-    p, n = ctypes.c_void_p, ctypes.c_int64
-    library.airloom_dense.argtypes = [p, p, n, p, p, n, n, p, p, p, p, p, p]
-    library.airloom_dense.restype = ctypes.c_int
-    gap = _gap(library)
-    return library if gap <= _TOLERANCE else f"what {compiler} built differs from float64 by {gap:.1e} of a step"
 
 
-def _name(compiler: str) -> str:
+def _name(source: Path, compiler: str) -> str:
     """Digest of all that the machine code depends on."""
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=_PATIENCE_S, check=False).stdout
-    return digest(_SOURCE.read_text(), compiler, told, repr(_FLAGS), processor())
+    return digest(source.read_text(), compiler, told, repr(_FLAGS), processor())
 
 
 def processor() -> str:
@@ -89,13 +96,13 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:20]
 
 
-def _build(compiler: str, folder: Path, path: Path) -> None:
+def _build(source: Path, compiler: str, folder: Path, path: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "dense.so"
+        made = Path(scratch) / "made.so"
         for flags in _FLAGS:
             done = subprocess.run(
-                [compiler, *flags, "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", str(_SOURCE), "-o", str(made), "-lm"],
+                [compiler, *flags, "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", str(source), "-o", str(made), "-lm"],
                 capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
             )  # fmt: skip
             if done.returncode == 0:

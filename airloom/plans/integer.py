@@ -17,8 +17,8 @@ def least(
 ) -> NDArray[np.float64] | None:
     """The x with the least `cost . x` such that rows and bounds hold and x is an integer where `whole` is 1; None if there is none.
 
-    >>> least([-1.0, 0.0], [({0: 2.0, 1: 1.0}, -float("inf"), 5.0)], [0, 0], [9, 9], [1, 0])[0]        # 2 x <= 5
-    2.0
+    >>> least([-1.0, 0.0], [({0: 2.0, 1: 1.0}, -float("inf"), 5.0)], [0, 0], [9, 9], [1, 0]).tolist()        # 2 x <= 5
+    [2.0, 0.0]
     """
     A = np.zeros((len(rows), len(cost)))
     for i, (row, _, _) in enumerate(rows):

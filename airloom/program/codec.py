@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from airloom.errors import ScenarioError
+from airloom.models.module import ModelSpec
 from airloom.models.params import Params
+from airloom.program.ref import Ref
 from airloom.program.tree import Path, leaves
 
 if TYPE_CHECKING:
@@ -60,6 +63,42 @@ class Codec(ABC):
         """Return the vector of n values that the payload stands for."""
 
 
+@dataclass(frozen=True, eq=False)
+class Code:
+    """What crosses a real link for a value: its payload, and where among the arguments of the call x is (None: nothing was subtracted)."""
+
+    spec: ModelSpec
+    payload: Payload
+    reference: Path | None
+    size_bytes: int
+
+    def opened(self, codec: Codec, argument: Callable[[Path], Any]) -> Params:
+        """The value that the receiver takes.
+
+        Arguments:
+            codec: of the method.
+            argument: the call's argument (or the part of one) at a path, as the receiver has it.
+        """
+        decoded = codec.decode(self.payload, self.spec.size, self.spec.dtype)
+        if not bool(torch.isfinite(decoded).all()):
+            raise ScenarioError(f"code of {self.spec}: it stands for values that are not finite")
+        if self.reference is None:
+            return Params.checked(self.spec, decoded)
+        x = argument(self.reference)
+        if not isinstance(x, Params) or x.spec.key != self.spec.key:
+            raise ScenarioError(f"code of {self.spec}: it is a difference to argument {self.reference!r}, which is no such model")
+        return Params.checked(self.spec, x.flat + decoded)
+
+
+def part_of(args: Any, path: Path, value: Callable[[Ref, Path], Any]) -> Any:
+    """The part of a call's arguments at a path; `value(ref, rest)` has the values that Refs among them name."""
+    for i, key in enumerate(path):
+        if isinstance(args, Ref):
+            return value(args, path[i:])
+        args = args[key]
+    return value(args, ()) if isinstance(args, Ref) else args
+
+
 def codec_of(fn: Callable[..., Any]) -> tuple[Codec | None, bool]:
     """The codec of the method that a device function belongs to, and whether that method passes values from client to client."""
     from airloom.program.method import Method
@@ -68,12 +107,17 @@ def codec_of(fn: Callable[..., Any]) -> tuple[Codec | None, bool]:
     return (owner.codec, type(owner).shape == "chain") if isinstance(owner, Method) else (None, False)
 
 
-def coded(here: Here, fn: Callable[..., Any], args: tuple[Any, ...], value: Any) -> tuple[dict[Path, Params], dict[Path, int]]:
-    """What others get for the Params of a call's value, and how many bytes they weigh, by path; in a dry run the bytes alone."""
+def coded(
+    here: Here, fn: Callable[..., Any], args: tuple[Any, ...], value: Any, codes: dict[Path, Code] | None = None
+) -> tuple[dict[Path, Params], dict[Path, int]]:
+    """What others get for the Params of a call's value, and how many bytes they weigh, by path; in a dry run the bytes alone.
+
+    `codes` takes what is sent for them.
+    """
     codec, is_chain = codec_of(fn)
     if codec is None or not here.holds_data:
         return {}, {}
-    known = [] if is_chain else [leaf for _, leaf in leaves(args) if isinstance(leaf, Params)]
+    known = [] if is_chain else [(path, leaf) for path, leaf in leaves(args) if isinstance(leaf, Params)]
     name = fn.__name__
     count = here.state.get(f"codec/{name}", 0.0) if codec.is_random and not here.is_dry else 0.0
     got: dict[Path, Params] = {}
@@ -87,15 +131,18 @@ def coded(here: Here, fn: Callable[..., Any], args: tuple[Any, ...], value: Any)
             if codec.has_memory:
                 here.state[key] = v
             continue
-        x = next((leaf for leaf in known if leaf.spec.key == v.spec.key), None)
+        place, x = next(((place, leaf) for place, leaf in known if leaf.spec.key == v.spec.key), (None, None))
         is_difference = x is not None and (v - x).square_norm() < v.square_norm()
         u = v.flat - x.flat if x is not None and is_difference else v.flat
         if codec.has_memory and here.state.get(key) is not None:
             u = u + here.state[key].flat
-        decoded = codec.decode(codec.encode(u, here.rng("codec", name, *path, count)), len(v), v.flat.dtype)
+        payload = codec.encode(u, here.rng("codec", name, *path, count))
+        decoded = codec.decode(payload, len(v), v.flat.dtype)
         if codec.has_memory:
             here.state[key] = Params(v.spec, u - decoded)
         got[path] = Params(v.spec, x.flat + decoded if x is not None and is_difference else decoded)
+        if codes is not None:
+            codes[path] = Code(v.spec, dict(payload), place if is_difference else None, sizes[path])
     if codec.is_random and sizes:
         here.state[f"codec/{name}"] = count + 1.0
     return got, sizes

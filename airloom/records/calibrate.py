@@ -18,6 +18,7 @@ from airloom.records.record import load
 FILE = "measured.jsonl"
 _LEAST_S = 1e-6  # of a message: clocks of two machines, set by pings, can show less than nothing
 _LEAST_SHARE = 0.2  # of a message's time that is left for its bits, however long the pings were (ours)
+_PEERS = 64  # clients of which all pairs get a link; of more, only pairs that have talked
 
 Line = dict[str, Any]
 
@@ -39,6 +40,9 @@ def calibrate(folder: Path, network_of: Callable[[Mapping[str, Any]], Network]) 
     device:  seconds_per_sample(w) = median over its calls at width w;  without samples, speed = median FLOPs / seconds
     link:    latency = half of the ends' pings;  rate = 8 (bytes + framing) / (median seconds - latency)
     a link that nothing went over: the smaller of its source's rate to the root and the root's to its target
+    places that talk straight to each other on Ray though the scenario has no link between them get one
+
+    A message to the root takes until its program has it, not until the root's process has.
 
     Arguments:
         folder: of the run.
@@ -53,7 +57,10 @@ def calibrate(folder: Path, network_of: Callable[[Mapping[str, Any]], Network]) 
     network = network_of(header)
     pings = _by(lines, "ping", lambda line: line["to"])
     calls = _by(lines, "call", lambda line: line["place"])
-    messages = _by([line for line in lines if line["kind"] in ("arguments", "value", "probe") and line["bytes"]], None, _pair)
+    handed = {_pair(line) for line in lines if line["kind"] == "handed"}
+    kinds = ("arguments", "value", "handed", "probe")
+    sent = [line for line in lines if line["kind"] in kinds and line["bytes"] and not (line["kind"] == "value" and _pair(line) in handed)]
+    messages = _by(sent, None, _pair)
     if not calls or not messages or network.root not in pings:
         raise RecordError(f"calibrate('{folder}'): it holds no calls or no messages; run at least one round")
     half_s = {name: min(line["seconds"] for line in own) / 2 for name, own in pings.items()}
@@ -64,6 +71,10 @@ def calibrate(folder: Path, network_of: Callable[[Mapping[str, Any]], Network]) 
         if link is not None:
             links.append({"source": source, "target": target, **link})
     known = {(link["source"], link["target"]) for link in links}
+    for (source, target), direction in _straight(network, set(found)).items() if header["engine"] == "ray" else ():
+        link = found.get((source, target)) or _joined(found, source, target, network.root, half_s)
+        if link is not None:
+            links.append({"source": source, "target": target, "direction": direction, **link})
     real = [line for line in lines if line["kind"] in ("arguments", "value") and line["bytes"]]
     return {
         "scenario": header["scenario"]["text"],
@@ -78,6 +89,17 @@ def calibrate(folder: Path, network_of: Callable[[Mapping[str, Any]], Network]) 
             "rounds": 1 + max(line["round"] for line in lines),
         },
     }
+
+
+def _straight(network: Network, met: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Pairs of clients, and of clients and the root, that have no link, with the direction that one would have."""
+    clients = list(network.clients(network.root))
+    pairs = {(name, network.root): "up" for name in clients} | {(network.root, name): "down" for name in clients}
+    if len(clients) <= _PEERS:
+        pairs |= {(a, b): "peer" for a in clients for b in clients if a != b}
+    else:
+        pairs |= {(a, b): "peer" for a, b in met if a in clients and b in clients}
+    return {pair: direction for pair, direction in pairs.items() if pair not in network.links}
 
 
 def _by(lines: Sequence[Line], kind: str | None, key: Callable[[Line], Any]) -> dict[Any, list[Line]]:

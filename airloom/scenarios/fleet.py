@@ -19,7 +19,7 @@ def calibrated(scenario: Scenario, measured: Mapping[str, Any]) -> Scenario:
 
     Arguments:
         measured: `devices` by place (`speed_flops_per_s`, or `seconds_per_sample` by width) and `links` (`source`, `target`, `rate_bps`,
-            `latency_s`), as `airloom calibrate` writes them.
+            `latency_s`; one that the scenario lacks has a `direction` too), as `airloom calibrate` writes them.
 
     Raises:
         ScenarioError: it names a place or a link that the scenario lacks.
@@ -38,12 +38,12 @@ def calibrated(scenario: Scenario, measured: Mapping[str, Any]) -> Scenario:
         places[name] = replace(places[name], device=replace(device, **changes))
     for found in measured["links"]:
         key = (found["source"], found["target"])
-        if key not in links:
+        if key not in links and not ({*key} <= places.keys() and "direction" in found):
             raise ScenarioError(f"measured link {key}: scenario '{scenario.name}' has no such link; use the scenario that was measured")
-        old = links[key]
+        old = network.route(*key)[0]  # of a link that the scenario lacks, the first hop: the same radio sends
         links[key] = Link(
-            source=old.source, target=old.target, direction=old.direction, transmit_power_w=old.transmit_power_w, rate_bps=found["rate_bps"],
-            latency_s=found["latency_s"],
+            source=key[0], target=key[1], direction=found.get("direction", old.direction), transmit_power_w=old.transmit_power_w,
+            rate_bps=found["rate_bps"], latency_s=found["latency_s"],
         )  # fmt: skip
     world = replace(network, places=places, links=links, churn=AlwaysOn(), capacities={})
     return replace(scenario, name=f"{scenario.name} (measured)", network=world)

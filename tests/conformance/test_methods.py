@@ -59,9 +59,11 @@ SMALL: Mapping[str, Any] = MappingProxyType(
      "groups": 2}
 )  # fmt: skip
 
-# its pairs have orthonormal rows, so that the same step goes further than from rows as they are drawn
+# flexlora: its pairs have orthonormal rows, so that the same step goes further than from rows as they are drawn; tequila: AdamW's steps are its rate;
 # splitfrozen cuts above no layer: two of the models have only one
-OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType({"flexlora": {"lr": 0.12}, "splitfrozen": {"cut": 0, "lr": 0.02}})
+OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"flexlora": {"lr": 0.12}, "splitfrozen": {"cut": 0, "lr": 0.02}, "tequila": {"lr": 0.05, "rounds": 60}}
+)
 
 
 def found() -> dict[str, type[Method]]:

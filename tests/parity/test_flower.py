@@ -125,7 +125,19 @@ def at_work(run: subprocess.Popen[str], gate: Gate, t: int, *names: str) -> None
     assert run.poll() is None, run.communicate()[0]
 
 
-METHODS = ["fedavg", "fedprox", "fedopt", "scaffold", "local_only", "sequential_fl", "centralized", "fedavg:protect=masked(range=64.0)"]
+METHODS = [
+    "fedavg",
+    "fedprox",
+    "fedopt",
+    "scaffold",
+    "local_only",
+    "sequential_fl",
+    "centralized",
+    "fedavg:protect=masked(range=64.0)",
+    "ics",
+    "heterofl",
+    "fedavg:codec=topk(share=0.1)",
+]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -58,10 +58,15 @@ def difference(a: Any, b: Any) -> float:
     return max(float((x.flat - y.flat).abs().max()) for x, y in zip(one, two))
 
 
-@pytest.mark.parametrize("name", on_ray())
+CODED = ["fedavg,codec=topk(share=0.1)", "hfedavg,codec=qsgd(bits=4)", "sequential_fl,codec=half", "fedbuff,codec=randk(share=0.2)"]
+
+
+@pytest.mark.parametrize("name", [*on_ray(), *CODED])
 def test_methods_compute_the_same(name: str, tmp_path: Path) -> None:
-    known = {f for f in api.find_method(name).cls.__dataclass_fields__ if f in SMALL}
-    text = f"{name}:" + ",".join(f"{f}={SMALL[f]}" for f in sorted(known)) if known else name
+    plain, _, own = name.partition(",")
+    known = [f"{f}={SMALL[f]}" for f in sorted(api.find_method(plain).cls.__dataclass_fields__) if f in SMALL]
+    fields = ",".join([*known, *([own] if own else [])])
+    text = f"{plain}:{fields}" if fields else plain
     real = run(text, "ray", tmp_path / "ray")
     with replayed(tmp_path / "ray" / "measured.jsonl"):
         simulated = run(text, "simulated", tmp_path / "simulated", executor="loop")

@@ -93,6 +93,28 @@ def test_the_file_is_a_scenario_and_predicts(tmp_path: Path) -> None:
     assert api.resume(tmp_path / "again").summary["digest"] == again.summary["digest"]  # type: ignore[union-attr]
 
 
+def test_places_that_talk_straight_get_a_link(tmp_path: Path) -> None:
+    """On Ray a model goes from client to client at once; the tree of the scenario would take it over four hops, one after the other."""
+    boards = [f"board{i}" for i in range(4)]
+    lines = [
+        *[{"kind": "ping", "to": name, "seconds": 0.02} for name in ("cloud", *boards)],
+        LINES[5],
+        *[message(name, "cloud", 0.12, "probe") for name in boards],
+        *[message("cloud", name, 0.22, "probe") for name in boards],
+        message("board0", "cloud", 0.05),  # at the root's process; its program has it later
+        message("board0", "cloud", 0.07, "handed"),
+    ]
+    folder = measured_run(tmp_path / "run", lines)
+    (folder / "record.jsonl").write_text((folder / "record.jsonl").read_text().replace('"engine":"simulated"', '"engine":"ray"'))
+    found = api.calibrate(folder, tmp_path / "fleet.json")["measured"]
+    links = {(link["source"], link["target"]): link for link in found["links"]}
+    assert links["board0", "board1"]["direction"] == "peer" and links["board0", "cloud"]["direction"] == "up"
+    # 8000 bits up in 0.12 - 0.02 s and down in 0.22 - 0.02 s: from board to board as slow as the slower; board0 to the cloud as its program saw it
+    assert links["board1", "board2"]["rate_bps"] == pytest.approx(40e3) and links["board0", "cloud"]["rate_bps"] == pytest.approx(160e3)
+    network = find_scenario(str(tmp_path / "fleet.json")).build(0).network
+    assert len(network.route("board0", "board3")) == len(network.route("cloud", "board2")) == 1
+
+
 def test_what_is_no_measured_run_is_refused(tmp_path: Path) -> None:
     api.run("fedavg", scenario=WORLD, budget={"rounds": 1}, target=None, out=tmp_path / "run", executor="loop")
     with pytest.raises(RecordError, match=r"found no measured\.jsonl"):
