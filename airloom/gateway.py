@@ -24,7 +24,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from airloom.engines.threads import ThreadNode, ThreadWorld
-from airloom.errors import MissingExtra, RunFailed, ScenarioError
+from airloom.errors import DeviceLost, MissingExtra, RunFailed, ScenarioError
 from airloom.models.endpoint import Answer, Endpoint, Solver
 from airloom.parts.assistant import Assistant, Reply
 from airloom.parts.boundary import Registry
@@ -192,9 +192,10 @@ class Gateway:
         finally:
             with self.lock:
                 self.open -= 1
+        now_s = world.now_s
         point = {
-            "seconds": world.now_s, "round": 0, "joules": world.joules, "price": world.price, "request": number, "latency_s": world.now_s - asked_s,
-            "first_s": max(0.0, reply.first_s - asked_s), "where": reply.where, "is_remote": int(reply.where != self.device),
+            "seconds": now_s, "round": 0, "joules": world.joules, "price": world.price, "request": number, "latency_s": now_s - asked_s,
+            "first_s": now_s - asked_s, "where": reply.where, "is_remote": int(reply.where != self.device),
             "is_fallback": int(reply.is_fallback),
         }  # fmt: skip
         with self.lock:
@@ -264,9 +265,10 @@ def application(gateway: Gateway) -> Any:
                 return refuse(504, f"no answer within {gateway.timeout_s:g} s", "timeout")
         try:
             reply = work.result()
-        except ScenarioError as error:
-            return refuse(400, str(error), "invalid_request_error")
         except Exception as error:
+            fault = error.__cause__ if isinstance(error, DeviceLost) else error
+            if isinstance(fault, ScenarioError):  # the device's model does not take such a question
+                return refuse(400, str(fault), "invalid_request_error")
             return refuse(502, f"{type(error).__name__}: the answer failed", "server_error")
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         about = {"where": reply.where, "confidence": reply.confidence, "is_fallback": reply.is_fallback}

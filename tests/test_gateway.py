@@ -233,7 +233,7 @@ def test_a_request_that_is_too_long_or_not_understood_is_the_clients_fault() -> 
     with listening(gateway) as url:
         assert ask(url, messages=[{"role": "user", "content": "x" * (2 << 20)}]).status_code == 413
         assert ask(url, messages=[{"role": "user", "content": "3+4="}]).json()["choices"][0]["message"]["content"] == "7"
-        assert ask(url).status_code in (400, 502)  # the tiny model reads arithmetic only
+        assert ask(url).status_code == 400  # the tiny model reads arithmetic only
 
 
 @pytest.mark.parametrize(

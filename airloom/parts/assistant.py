@@ -111,7 +111,9 @@ class Assistant(Service):
     def local_of(self, node: Node, ref: Ref) -> Reply:
         """The reply that is made here, from nothing remote."""
         reply = self.take(node, ref)
-        assert reply is not None  # a program does not outlive its place
+        if reply is None:  # its endpoint failed; a program does not outlive its place
+            node.fetch(ref)
+            raise DeviceLost(node.name)
         return reply
 
     def vote(self, node: Node, refs: Sequence[Ref], own: Ref) -> Reply:
