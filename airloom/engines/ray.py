@@ -41,7 +41,7 @@ from airloom.program.tree import leaves
 from airloom.tasks.task import Task
 
 PATIENCE_S = 5.0  # least silence after which a place is given up: on a busy machine an answer may take seconds
-_BEGIN_S = 180.0  # for a place to start its process and load its data, from its turn on
+_BEGIN_S = 600.0  # for a place to start its process and load its data, from its turn on
 _PINGS = 5  # of which the fastest sets a place's clock
 _STORE_BYTES = 512 << 20  # Ray's object store of a local cluster
 _PROBE_BYTES = (64 << 10, 4 << 20)  # least and most that is sent to measure a link
