@@ -241,7 +241,7 @@ class Pool(Executor):
                         busy[worker.pipe] = worker
                     else:
                         results[index] = self.loop.run([jobs[index]])[0]
-            for pipe in wait(list(busy)):
+            for pipe in wait(list(busy)) if busy else ():  # none: all jobs have run here, since they could not travel
                 worker = busy[pipe]
                 index, result = self._receive(worker, jobs)
                 results[index] = result

@@ -18,6 +18,7 @@ from airloom.methods.local_only import LocalOnly
 from airloom.methods.mtgc import MTGC
 from airloom.models.params import Params
 from airloom.models.submodel import width
+from airloom.parts.protect import Gaussian
 from airloom.program.here import Here
 from airloom.program.method import Method, State
 from airloom.runner import Options, Runner
@@ -31,10 +32,16 @@ def run(method: Method, executor: str, workers: int | None, **options: Any) -> A
     return Runner(scenario(), method, 1, given, None, {}, None).run()
 
 
-METHODS = [FedAvg(local_steps=3), FedBuff(local_steps=3, buffer=2), MTGC(local_steps=2, group_rounds=2), LocalOnly(local_steps=2)]
+METHODS = [
+    FedAvg(local_steps=3),
+    FedAvg(local_steps=3, protect=Gaussian(at="client")),  # a protection's functions cannot travel: sets of them alone run here
+    FedBuff(local_steps=3, buffer=2),
+    MTGC(local_steps=2, group_rounds=2),
+    LocalOnly(local_steps=2),
+]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__ + ("" if m is not METHODS[1] else " protected"))
 def test_pool_equals_loop(method: Method) -> None:
     loop = run(method, "loop", None)
     for workers in (1, 2, 3):
