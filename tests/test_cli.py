@@ -86,7 +86,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     commands = set(re.findall(r"^│ (\w+)  ", done.stdout, flags=re.MULTILINE))
     assert commands == {
         *("run", "compare", "resume", "show", "methods", "scenarios", "data", "doctor"),
-        *("report", "watch", "trace", "explain", "export", "sweep", "plan"),
+        *("report", "watch", "trace", "explain", "export", "sweep", "plan", "serve"),
         *("calibrate", "predict"),
         *("up", "down", "key", "admit", "node"),
     }

@@ -15,6 +15,7 @@ from airloom.commands.terminal import answer, escape, out, say
 from airloom.errors import ScenarioError
 
 _FIELDS: Mapping[str, type] = {"model": str, "prompt": str, "layers": int, "keep_layers": int, "hop_delay_s": float, "layer_delay_s": float}
+_NEVER = 1.0  # byte/s, too slow for any layer: what a process may keep is the plan's limit here, and the system does not enforce it
 
 
 def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields: Mapping[str, str], folder: Path | None, as_json: bool) -> None:
@@ -26,7 +27,7 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
     """
     from airloom.api import folder_of
     from airloom.engines import ring as engine
-    from airloom.engines.profile import disk_bytes_per_s, hop_s, layer_s
+    from airloom.engines.profile import hop_s, layer_s
     from airloom.models.decoder import Decoder, write_decoder
     from airloom.plans.pagecache import timeline
     from airloom.plans.placement import Placement, RingDevice, RingModel
@@ -62,18 +63,20 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
             cache_bytes=8.0 * shape.width // shape.heads * shape.kv_heads * shape.length, input_bytes=tables, output_bytes=tables,
         )  # fmt: skip
         names = [f"worker{i}" for i in range(count)]
-        kept = int(own.get("keep_layers", ceil(shape.layers / count))) * model.loaded_bytes
-        read, hop = disk_bytes_per_s(Path(scratch)), hop_s(4 * shape.width) + hop_delay_s if count > 1 else 0.0
-        devices = {
-            name: RingDevice(
-                name=name, available_bytes=kept + (i == 0) * (model.output_bytes + model.row_bytes), disk_bytes_per_s=read, hop_s=hop,
-                cpu_layer_s=compute_s + delays[i], output_s=output_s,
-            )
-            for i, name in enumerate(names)
-        }  # fmt: skip
+        hop, keep = hop_s(4 * shape.width) + hop_delay_s if count > 1 else 0.0, int(own.get("keep_layers", 0))
+
+        def devices(left: list[str]) -> list[RingDevice]:
+            kept = max(keep, ceil(shape.layers / len(left))) * model.loaded_bytes  # whoever is left can hold all of the model
+            return [
+                RingDevice(
+                    name=name, available_bytes=kept + (i == 0) * (model.output_bytes + model.row_bytes), disk_bytes_per_s=_NEVER, hop_s=hop,
+                    cpu_layer_s=compute_s + delays[names.index(name)], output_s=output_s,
+                )
+                for i, name in enumerate(left)
+            ]  # fmt: skip
 
         def planned(left: list[str]) -> Placement:
-            return made.plan(model, [devices[name] for name in left])
+            return made.plan(model, devices(left))
 
         header = {
             **describe_method(made), "label": "prima", "scenario": {"name": "ring", "facts": dict(own)}, "engine": "ring", "clock": "measured",
@@ -87,7 +90,7 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
             for i, (token, seconds) in enumerate(zip(done.tokens, done.seconds, strict=True)):
                 at_s += seconds
                 writer.point({"seconds": at_s, "round": i, "token": token, "token_s": seconds})
-            predicted = timeline(model, [devices[name] for name in names], first, is_prefetched=bool(made.prefetch)).token_s
+            predicted = timeline(model, devices(names), first, is_prefetched=bool(made.prefetch)).token_s
             found = {
                 "tokens": done.tokens, "token_s": median(done.seconds), "predicted_s": predicted, "turns": first.turns,
                 "windows": list(first.windows), "died": [{"worker": name, "after_tokens": after} for name, after in done.died],

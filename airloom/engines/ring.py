@@ -91,9 +91,10 @@ def _attempt(
 ) -> list[int]:
     """Decode until the end or a death; return who died. Device m of the plan is worker m; who holds nothing gets no process."""
     ranks = [m for m, w in enumerate(placement.windows) if w or m == 0]
-    told: queue.Queue[str | None] = queue.Queue()
+    told: queue.Queue[str] = queue.Queue()
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[int, subprocess.Popen[str]] = {}
+        listener: threading.Thread | None = None
         try:
             for rank, m in enumerate(ranks):
                 own = {
@@ -103,8 +104,9 @@ def _attempt(
                     "store": f"{folder}/store",
                     "layer_delay_s": delays[m],
                 }
-                workers[m] = _start(own)
-            threading.Thread(target=_listen, args=(workers[0], told), daemon=True).start()
+                workers[m] = _start(own, Path(folder) / f"{m}.txt")
+            listener = threading.Thread(target=_listen, args=(workers[0], told), daemon=True)
+            listener.start()
             heard_s = time.monotonic()
             while True:
                 try:
@@ -125,35 +127,40 @@ def _attempt(
                     time.sleep(0.2)
                     killed = [m for m, worker in workers.items() if (worker.poll() or 0) < 0]
                     if not killed and len(failed) == len(workers):
-                        raise RunFailed(f"ring: its workers failed: {_last_words(workers[failed[0]])}")
+                        raise RunFailed(f"ring: its workers failed: {_last_words(Path(folder) / f'{failed[0]}.txt')}")
                     return killed or failed
                 if time.monotonic() - heard_s > _PATIENCE_S:
                     raise RunFailed(f"ring: no token for {_PATIENCE_S:.0f} s")
         finally:
             for worker in workers.values():
-                if worker.poll() is None:
-                    worker.terminate()
+                worker.kill()  # what it knows is in the file of weights and in the tokens so far
             for worker in workers.values():
-                worker.communicate()
+                worker.wait()
+            if listener is not None:
+                listener.join()  # it closes the pipe
 
 
-def _start(config: dict[str, Any]) -> subprocess.Popen[str]:
+def _start(config: dict[str, Any], errors: Path) -> subprocess.Popen[str]:
+    """Start a worker; only the head speaks, and what goes wrong goes into a file, so that no pipe fills up."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"}
     command = [sys.executable, "-c", "from airloom.engines.ring import work; work()", json.dumps(config)]
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")])
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    with open(errors, "w", encoding="utf-8") as file:
+        speech = subprocess.PIPE if config["rank"] == 0 else subprocess.DEVNULL
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=speech, stderr=file, text=True, env=environment)
 
 
-def _listen(worker: subprocess.Popen[str], told: queue.Queue[str | None]) -> None:
+def _listen(worker: subprocess.Popen[str], told: queue.Queue[str]) -> None:
+    """Hand on what the head says until it ends."""
     assert worker.stdout is not None
-    for line in worker.stdout:
-        told.put(line)
+    with worker.stdout as lines:
+        for line in lines:
+            told.put(line)
 
 
-def _last_words(worker: subprocess.Popen[str]) -> str:
-    assert worker.stderr is not None
-    lines = worker.stderr.read().strip().splitlines()
-    return lines[-1] if lines else f"exit status {worker.returncode}"
+def _last_words(errors: Path) -> str:
+    lines = errors.read_text(encoding="utf-8").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 # --- a worker -------------------------------------------------------------------------------------------------------------------------
