@@ -87,7 +87,7 @@ def phones(
     settings = enough(task, len(names))
     learned = make_task(settings, list(network.clients(network.root)), seed=seed)
     return Scenario(
-        name="phones", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 720.0}, seed=seed,
+        name="phones", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 600.0}, seed=seed,
         fields={"devices": devices, "base_stations": base_stations, "partition": settings.partition},
     )  # fmt: skip
 
