@@ -536,7 +536,7 @@ def doctor(
         Path | None, typer.Option("--profile", metavar="FILE", help="Measure this machine instead, for the scenario home", show_default=False)
     ] = None,
     link: Annotated[str, typer.Option("--link", metavar="RATE:LATENCY", help="Of its network, bit/s and seconds", show_default=False)] = "",
-    watts: Annotated[float, typer.Option("--watts", min=0, help="While computing; 0 leaves its energy out")] = 0.0,
+    watts: Annotated[float | None, typer.Option("--watts", min=0, help="What it draws while it computes", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: what is there, what is missing, and what to do about it."""

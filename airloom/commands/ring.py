@@ -107,13 +107,15 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
     say(f"record in {escape(str(where))}")
 
 
-def write_profile(file: Path, link: str, watts: float) -> None:
+def write_profile(file: Path, link: str, watts: float | None) -> None:
     """Measure this machine and write it for the scenario `home`.
 
-    Arguments: link, "bits per second:seconds of latency" of its network; watts while computing, 0 to leave energy out.
+    Arguments: link, "bits per second:seconds of latency" of its network; watts while computing. No program can know either.
     """
     from airloom.engines.profile import machine
 
+    if watts is None:
+        raise ScenarioError("--watts: got none; give what this machine draws while it computes, in watts (a meter at the plug shows it), such as 45")
     rate, colon, latency = link.partition(":")
     try:
         own = {"wifi_bps": float(rate), "latency_s": float(latency), "power_w": watts}

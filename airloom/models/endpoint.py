@@ -95,7 +95,7 @@ class Endpoint:
         solver: what answers.
         prefill_per_s, decode_per_s: tokens per second read and written.
         price_in, price_out: per token read and written, in one currency for all endpoints.
-        joules_per_token: beside the device's power times seconds; 0 where the device declares a power.
+        joules_per_token: beside the device's power times seconds, so 0 where the device's profile already holds the power of answering.
     """
 
     solver: Solver
@@ -103,7 +103,7 @@ class Endpoint:
     decode_per_s: float
     price_in: float
     price_out: float
-    joules_per_token: float = 0.0
+    joules_per_token: float
     _known: Callable[[str, tuple[str, ...]], Answer] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

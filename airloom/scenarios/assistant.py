@@ -108,7 +108,10 @@ def _endpoints(network: Network) -> dict[str, Endpoint]:
         own = place.device.speed_flops_per_s * place.device.efficiency / FLOPS_PER_TOKEN
         read, write = {"device": (own, own), "edge": EDGE_SPEED, "cloud": CLOUD_SPEED}[tier]
         solver = {"device": device, "edge": edge, "cloud": cloud}[tier]
-        made[name] = Endpoint(solver=solver, prefill_per_s=read, decode_per_s=write, price_in=PRICES[tier][0], price_out=PRICES[tier][1])
+        price_in, price_out = PRICES[tier]
+        made[name] = Endpoint(  # its joules are the place's power times seconds
+            solver=solver, prefill_per_s=read, decode_per_s=write, price_in=price_in, price_out=price_out, joules_per_token=0.0
+        )
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airloom.network.network import Network
 from airloom.network.profiles import CLOUD, EDGE_BOX, WHALE_FL
 from airloom.network.topology import Level, tree
 from airloom.scenarios.phones import enough
@@ -34,7 +35,18 @@ def factory(
         backhaul_bps, backhaul_latency_s: factory to cloud.
         task: data set and partition.
     """
-    network = tree(
+    network = plant(factories, machines, machine_bps, backhaul_bps, backhaul_latency_s)
+    names = network.clients(network.root)
+    learned = make_task(enough(task, len(names)), list(names), seed=seed, groups=[machines] * factories)
+    return Scenario(
+        name="factory", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 600.0}, seed=seed,
+        fields={"factories": factories, "machines": machines},
+    )  # fmt: skip
+
+
+def plant(factories: int, machines: int, machine_bps: float, backhaul_bps: float, backhaul_latency_s: float) -> Network:
+    """Return the network: the five measured boards in turn, on wires to the edge server of their factory, and wires from there to the cloud."""
+    return tree(
         [
             Level(
                 name="edge", count=factories, devices=EDGE_BOX, up_bps=backhaul_bps, down_bps=backhaul_bps, latency_s=backhaul_latency_s, wired=True
@@ -44,10 +56,4 @@ def factory(
         root=CLOUD,
         framing_bytes=64,
         detect_s=1.0,
-    )  # fmt: skip
-    names = network.clients(network.root)
-    learned = make_task(enough(task, len(names)), list(names), seed=seed, groups=[machines] * factories)
-    return Scenario(
-        name="factory", network=network, task=learned, suited=SUITED, target=("accuracy", 0.9), budget={"seconds": 600.0}, seed=seed,
-        fields={"factories": factories, "machines": machines},
-    )  # fmt: skip
+    )

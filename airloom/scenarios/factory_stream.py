@@ -12,8 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from airloom.network.profiles import CLOUD, EDGE_BOX, WHALE_FL
-from airloom.network.topology import Level, tree
+from airloom.scenarios.factory import plant
 from airloom.scenarios.scenario import Scenario
 from airloom.tasks import TaskSettings, make_task
 from airloom.tasks.stream import Stream
@@ -51,17 +50,7 @@ def factory_stream(
         backhaul_bps, backhaul_latency_s: factory to cloud (20 Mbit/s, 20 ms), five times slower than the links inside.
         task: data set and partition; its own `stream` takes the place of `window_s`, `samples`, `classes` and `drift_s`.
     """
-    network = tree(
-        [
-            Level(
-                name="edge", count=factories, devices=EDGE_BOX, up_bps=backhaul_bps, down_bps=backhaul_bps, latency_s=backhaul_latency_s, wired=True
-            ),
-            Level(name="machine", count=machines, devices=list(WHALE_FL.values()), up_bps=machine_bps, down_bps=machine_bps, latency_s=0.001),
-        ],
-        root=CLOUD,
-        framing_bytes=64,
-        detect_s=1.0,
-    )
+    network = plant(factories, machines, machine_bps, backhaul_bps, backhaul_latency_s)
     stream = task.stream or Stream(window_s=window_s, samples=samples, classes=classes, drift_s=drift_s)
     settings = replace(_at_hand(task), stream=stream)
     learned = make_task(settings, list(network.clients(network.root)), seed=seed, groups=[machines] * factories)

@@ -111,7 +111,11 @@ def test_a_profile_is_a_computer_of_the_home(tmp_path: Path, capsys: pytest.Capt
     assert main(["doctor", "--profile", str(file), "--link", "300e6:0.005", "--watts", "20"]) == 0
     assert main(["plan", "prima", "--set", f"scenario.profile={file}", "--set", "scenario.model=8b", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["count"] == 32
-    assert main(["doctor", "--profile", str(file), "--link", "fast"]) == 2
+    capsys.readouterr()
+    assert main(["doctor", "--profile", str(file), "--link", "fast", "--watts", "20"]) == 2
+    assert "RATE:LATENCY" in capsys.readouterr().err
+    assert main(["doctor", "--profile", str(file), "--link", "300e6:0.005"]) == 2
+    assert "--watts: got none" in capsys.readouterr().err
 
 
 def test_the_drawn_model_has_nine_million_weights() -> None:

@@ -29,7 +29,7 @@ NEVER = Trace(times_s=(0.0, 1e6), rates_bps=(0.0, 32.0))  # an up-link that is c
 def skilled(skill: float, name: str = "x", *, read: float = 11.0, write: float = 2.0, tokens: int = 4, **changes: Any) -> Endpoint:
     """An endpoint that is right with a chance of `skill`: 1 s for the 11 tokens of a question, 2 s for the 4 of a reply."""
     solver = Declared(solve=solve, skill=lambda _: skill, reply_tokens=tokens, name=name)
-    return Endpoint(solver=solver, prefill_per_s=read, decode_per_s=write, **{"price_in": 0.0, "price_out": 0.0, **changes})
+    return Endpoint(solver=solver, prefill_per_s=read, decode_per_s=write, **{"price_in": 0.0, "price_out": 0.0, "joules_per_token": 0.0, **changes})
 
 
 def star(*phones: str, up: Trace | float = 32.0, churn: Churn | None = None) -> Network:

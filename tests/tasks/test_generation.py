@@ -39,7 +39,7 @@ def test_a_reply_counts_its_own_tokens_and_stops_at_the_length_of_the_model(llam
     solver = HfSolver(model=llama, tokenizer=by_bytes(), most_tokens=99)
     answer = solver.answer("hello", ())
     assert answer.tokens <= 24 - 5 and 0 < answer.confidence < 1
-    endpoint = Endpoint(solver=solver, prefill_per_s=1.0, decode_per_s=1.0, price_in=0.0, price_out=0.0)
+    endpoint = Endpoint(solver=solver, prefill_per_s=1.0, decode_per_s=1.0, price_in=0.0, price_out=0.0, joules_per_token=0.0)
     assert endpoint.reply("hello", 0)["tokens_in"] == 5  # bytes, as the model's tokenizer has it
     with pytest.raises(ScenarioError, match="got 24 tokens to read; allowed are 1 to 23"):
         solver.answer("h" * 24, ())
