@@ -27,7 +27,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from airloom.deployment import Deployment, default_folder
 from airloom.engines.executors import make_executor
 from airloom.engines.host import Opened
 from airloom.engines.measured import MeasuredWorld
@@ -200,6 +199,7 @@ def open_world(job: Job, scenario: Scenario) -> MeasuredWorld:
 
 def _open_flower(job: Job, scenario: Scenario) -> MeasuredWorld:
     """Return the job's world on the machines of this user's deployment."""
+    from airloom.deployment import Deployment, default_folder  # brings psutil, which a simulated run does without
     from airloom.engines.flower import SuperLink
     from airloom.engines.star import StarWorld
 

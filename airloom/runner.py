@@ -179,7 +179,6 @@ class Runner:
         node = SimNode(sim, sim.sites[root], program)
         status, error = "failed", None
         was_enabled = gc.isenabled()
-        gc.collect()
         gc.freeze()
         gc.disable()  # the clock makes millions of short-lived records; cycles are collected between rounds
         try:
