@@ -68,6 +68,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
+    suggest_commands=False,  # click does so itself
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Which method reaches my target first on my fleet, and what does it cost?",
