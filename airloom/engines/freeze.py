@@ -106,6 +106,8 @@ class _Writer:
             return {"k": "site", "name": thing.name}
         if kind is Wire:
             return {"k": "wire", "source": thing.link.source, "target": thing.link.target}
+        if kind is Value and thing.job is not None:
+            sim.numerics.restore(thing)
         if kind.__name__ in _RECORDS and _RECORDS[kind.__name__] is kind:
             slots = {name: self.write(getattr(thing, name)) for name in _slots(kind) if name not in _SKIPPED}
             return {"k": "record", "class": kind.__name__, "v": slots}
@@ -280,6 +282,7 @@ def thaw(
     for slot, value in tree["totals"].items():
         setattr(sim.totals, slot, reader.read(value))
     sim.values.asked = reader.read(tree["asked"])
+    sim.values.holders = {site: None for site in sim.sites.values() if site.held_bytes}
     sim.running = reader.read(tree["running"])
     sim.numerics.round = tree["round"]
     sim.numerics.flushes, sim.numerics.flushed_calls = tree["flushes"]

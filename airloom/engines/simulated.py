@@ -362,7 +362,7 @@ class Simulation:
         if not isinstance(leaf, SimRef):
             return leaf
         root = leaf.root
-        if root.has_value:
+        if root.has_value:  # or what is left of it
             return map_leaves(to_meta, at(root.value, leaf.path))
         call = root.call
         if call is None or call.price is None:
@@ -509,8 +509,8 @@ class Simulation:
     def end_round(self) -> None:
         """A round ends: relays and places drop what only the round needed."""
         self.wires.forget_copies()
-        for site in self.sites.values():
-            site.held_bytes = 0
+        self.values.forget_held()
+        self.numerics.folded_bytes = 0
         self.numerics.round += 1
 
     def site_joules(self, site: Site) -> float:
