@@ -18,8 +18,8 @@ from airloom.scenarios.phones import SUITED, phones
 from airloom.scenarios.scenario import Scenario
 from airloom.scenarios.writers import writers
 from airloom.tasks import TaskSettings
-from airloom.tasks.task import Task
 from airloom.tasks.stream import Stream
+from airloom.tasks.task import Task
 from tests.worlds import task_for, world
 
 
