@@ -43,6 +43,7 @@ SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
 ENGINES = ("simulated", "ray", "flower")
 MEASURED = "measured.jsonl"  # what a run on real machines saw, line by line
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
+CHECKPOINT_PAUSE = 20.0  # times what the last one took before the next one is written (ours: at most a twentieth of the time)
 FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation
 
 
@@ -141,6 +142,7 @@ class Runner:
         self.is_reached = False
         self.writer: RecordWriter | None = None
         self.wall_s = time.monotonic()
+        self.wait_s = 0.0  # before the next checkpoint
         self.state: Any = None
         self.reason = ""
         self.payloads: Any = None
@@ -427,6 +429,7 @@ class Runner:
         if self.out is not None and self._is_time():
             tree, tensors = freeze(sim, self.method, self._kept(s), self._extra())
             checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
+            self._wait_in_proportion()
 
     def _checkpoint_measured(self, world: MeasuredWorld, s: Any) -> None:
         if self.out is not None and self._is_time():
@@ -434,14 +437,19 @@ class Runner:
             parts = {name: torch.frombuffer(bytearray(raw), dtype=torch.uint8) for name, raw in world.freeze(self._kept(s)).items()}
             checkpoint.save(self.out / "checkpoint.safetensors", {"round": world.round, "extra": self._extra()}, parts)
             world.clock.go_on()
+            self._wait_in_proportion()
 
     def _is_time(self) -> bool:
         """Whether a checkpoint is due now."""
         every_s = self.options.checkpoint_every_s
-        if every_s is None or time.monotonic() - self.wall_s < every_s:
+        if every_s is None or time.monotonic() - self.wall_s < max(every_s, self.wait_s):
             return False
         self.wall_s = time.monotonic()
         return True
+
+    def _wait_in_proportion(self) -> None:
+        """A checkpoint that took long is not followed by another one soon, unless every round is wanted."""
+        self.wait_s = CHECKPOINT_PAUSE * (time.monotonic() - self.wall_s) if self.options.checkpoint_every_s else 0.0
 
     def _kept(self, s: Any) -> dict[str, Any]:
         # the last model is the run's result, also if no round after a resume reports one

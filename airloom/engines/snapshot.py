@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from airloom.errors import ScenarioError
@@ -15,30 +16,37 @@ T = TypeVar("T")
 
 
 class Lookup(Mapping[str, T]):
-    """A mapping whose values are computed when asked for.
+    """A mapping whose values, and whose names, are computed when asked for: most planners look at a few of many devices.
 
-    >>> squares = Lookup({"a": 2}.__getitem__, ["a"])
-    >>> squares["a"], list(squares)
-    (2, ['a'])
+    >>> squares = Lookup({"a": 2}.__getitem__, lambda: {"a": None})
+    >>> squares["a"], list(squares), "b" in squares
+    (2, ['a'], False)
     """
 
-    def __init__(self, look: Callable[[str], T], names: list[str]) -> None:
+    def __init__(self, look: Callable[[str], T], names: Callable[[], Mapping[str, None]]) -> None:
         self._look = look
         self._names = names
 
     def __getitem__(self, name: str) -> T:
         return self._look(name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._names())
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._names())
 
 
 def snapshot(network: Network, task: Task, seed: int, place: str, now: float, is_present: Callable[[str], bool]) -> Snapshot:
     """A snapshot of the network below a place (and of the place itself)."""
-    names = [name for name in (*network.clients(place), *network.children(place), place) if is_present(name)]
+
+    @cache
+    def names() -> dict[str, None]:
+        return {name: None for name in (*network.clients(place), *network.children(place), place) if is_present(name)}
+
     sharers: dict[str, int] = {}
 
     def access(name: str, direction: str) -> Link:

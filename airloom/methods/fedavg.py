@@ -55,7 +55,7 @@ class FedAvg(Method):
 
     def round(self, server: Node, s: State) -> State:
         x, N, samples, t0 = s["x"], server.clients, server.network.samples, server.now_s
-        history = s["history"] | {"samples": {n: samples[n] for n in N}}  # clients come and go, and so do their data
+        history = s["history"] | {"samples": samples}  # clients come and go, and so do their data
         P = self.select.choose(N, max(1, round(self.fraction * len(N))), history, server.rng("select", s["t"]))
         w = [samples[n] for n in P] if self.weights == "samples" else None
         x_n = self.protect.given(server, x)
@@ -69,7 +69,7 @@ class FedAvg(Method):
             history,
             losses={r.place: loss for r, loss in zip(took_s, losses, strict=True)},
             durations_s={r.place: seconds for r, seconds in took_s.items()},
-        )
+        ) | {"samples": {}}
         return {"x": x, "history": history, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> dict[str, Any]:
