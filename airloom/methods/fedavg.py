@@ -69,8 +69,8 @@ class FedAvg(Method):
             history,
             losses={r.place: loss for r, loss in zip(took_s, losses, strict=True)},
             durations_s={r.place: seconds for r, seconds in took_s.items()},
-        ) | {"samples": {}}
-        return {"x": x, "history": history, "t": s["t"] + 1}
+        )
+        return {"x": x, "history": history | {"samples": {}}, "t": s["t"] + 1}  # they are asked for anew
 
     def client(self, here: Here, x: Params) -> dict[str, Any]:
         H = self.local_epochs * here.data.batches(self.batch_size) if self.local_epochs else self.local_steps
