@@ -212,7 +212,7 @@ def _convert_femnist(path: Path, kept: Path) -> None:
                 assert source is not None
                 shutil.copyfileobj(source, file, _BLOCK)
                 with h5py.File(file, "r") as content:
-                    examples = content["examples"]
+                    examples: Any = content["examples"]
                     numbers = numbers or {name: i for i, name in enumerate(sorted(examples))}
                     writers = sorted(examples)
                     images = [np.rint((1.0 - examples[name]["pixels"][()]) * 255).astype(np.uint8) for name in writers]
