@@ -167,7 +167,7 @@ def test_crowd_is_many_phones_behind_wires_whose_rate_changes() -> None:
     assert made.suited["fedavg"]["fraction"] == pytest.approx(50 / 187.5)
     for bad in ({"devices": 0}, {"per_cell": 0}, {"participants": 0}):
         with pytest.raises(ScenarioError, match="allowed are integers >= 1"):
-            crowd(seed=0, **bad)
+            crowd(seed=0, **bad)  # type: ignore[arg-type]
     with pytest.raises(ScenarioError, match="off_s"):
         crowd(seed=0, devices=10, off_s=0.0)
 
