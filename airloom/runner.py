@@ -22,6 +22,7 @@ from airloom.engines.measured import MeasuredWorld
 from airloom.engines.simnode import SimNode
 from airloom.engines.simulated import Simulation
 from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, Unsupported
+from airloom.models.estimator import Fitted
 from airloom.models.fast import RUNGS, Fast
 from airloom.models.params import Params
 from airloom.program.method import Method, Service
@@ -453,7 +454,7 @@ class Runner:
 
     def _kept(self, s: Any) -> dict[str, Any]:
         # the last model is the run's result, also if no round after a resume reports one
-        return {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params) else None, self.model)}
+        return {"state": s, "model": map_leaves(lambda leaf: leaf if isinstance(leaf, Params | Fitted) else None, self.model)}
 
     def _extra(self) -> dict[str, Any]:
         spans = None if self.timeline is None else self.timeline.count
@@ -514,7 +515,7 @@ def digest(model: Any, stamp: Mapping[str, float]) -> str:
     """SHA-256 over the last model and the clock's totals: equal digests mean equal runs."""
     h = hashlib.sha256()
     for _, leaf in leaves(model):
-        if isinstance(leaf, Params):
+        if isinstance(leaf, Params | Fitted):
             h.update(leaf.digest().encode())
     for name, value in stamp.items():
         h.update(f"{name}={value!r};".encode())
@@ -534,6 +535,12 @@ def check_shape(method: Method | Service, scenario: Scenario) -> None:
         raise ScenarioError(
             f"{type(method).__name__} on scenario '{scenario.name}': it trains LoRA pairs, and the model '{scenario.task.model.name}' has none; "
             f"use the scenario lora_phones, or wrap the model with airloom.models.lora.lora"
+        )
+    data = scenario.task.dataset
+    if isinstance(method, Method) and data.kind not in method.kinds:
+        raise ScenarioError(
+            f"{type(method).__name__} on scenario '{scenario.name}': its data '{data.name}' are {data.kind}; allowed are {', '.join(method.kinds)}; "
+            f"choose other data"
         )
 
 

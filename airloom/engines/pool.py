@@ -30,6 +30,7 @@ import torch
 from airloom import errors
 from airloom.engines.executors import Executor, Job, Loop, Result, Spent, run_job
 from airloom.errors import RunFailed
+from airloom.models.estimator import Estimator, Fitted
 from airloom.models.fast import OFF, Fast
 from airloom.models.module import ModelSpec
 from airloom.models.params import Params
@@ -103,7 +104,7 @@ class Shelf:
         self.base = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
         self.specs = specs
 
-    def place(self, tensor: torch.Tensor, taken: list[tuple[int, int]], seen: dict[int, int]) -> int:
+    def place(self, tensor: torch.Tensor, taken: list[tuple[int, int]], seen: dict[int, tuple[int, Any]]) -> int:
         """Offset of a tensor's contents, copied into this process's region.
 
         The parent sends what lies in shared memory already as it is: it holds the tensor until the job is done. A worker copies even that: its
@@ -117,10 +118,10 @@ class Shelf:
             return offset
         known = seen.get(id(tensor))
         if known is not None:
-            return known
+            return known[0]
         offset = self.region.take(nbytes)
         taken.append((offset, nbytes))
-        seen[id(tensor)] = offset
+        seen[id(tensor)] = offset, tensor  # kept, so that no other tensor gets its identity meanwhile
         self.wrap(offset, tensor.shape, tensor.dtype).copy_(tensor)
         return offset
 
@@ -135,7 +136,7 @@ class Shelf:
 
     # --- trees as JSON ----------------------------------------------------------------------------------------------------------------
 
-    def write(self, tree: Any, taken: list[tuple[int, int]], seen: dict[int, int], recipes: dict[str, Any], told: set[str]) -> Any:
+    def write(self, tree: Any, taken: list[tuple[int, int]], seen: dict[int, tuple[int, Any]], recipes: dict[str, Any], told: set[str]) -> Any:
         """JSON form of a tree; tensors become offsets."""
         if tree is None or isinstance(tree, bool | int | float | str):
             return tree if not isinstance(tree, np.generic) else ["n", str(tree.dtype), tree.item()]
@@ -151,6 +152,9 @@ class Shelf:
                 recipes[spec.key] = spec.recipe()
                 self.specs.setdefault(spec.key, spec)
             return ["p", spec.key, self.place(tree.flat, taken, seen), tree.flat.numel(), str(tree.flat.dtype)[6:]]
+        if isinstance(tree, Fitted):
+            parts = self.write([tree.x, tree.y, tree.weight], taken, seen, recipes, told)
+            return ["e", {**vars(tree.recipe), "options": dict(tree.recipe.options)}, parts, tree.classes, tree.seed]
         if isinstance(tree, torch.Tensor):
             return ["T", self.place(tree.contiguous(), taken, seen), list(tree.shape), str(tree.dtype)[6:]]
         if isinstance(tree, np.ndarray) and tree.dtype != object:
@@ -173,6 +177,9 @@ class Shelf:
             return tuple([self.read(v, blocks) for v in thing[1]])
         if kind == "p":
             return Params(self.specs[thing[1]], self.wrap(thing[2], (thing[3],), getattr(torch, thing[4]), blocks))
+        if kind == "e":
+            x, y, weight = self.read(thing[2], blocks)
+            return Fitted(recipe=Estimator(**thing[1]), x=x, y=y, weight=weight, classes=thing[3], seed=thing[4])
         if kind == "T":
             return self.wrap(thing[1], thing[2], getattr(torch, thing[3]), blocks)
         if kind == "a":
@@ -229,7 +236,7 @@ class Pool(Executor):
     def run(self, jobs: Sequence[Job]) -> list[Result]:
         results: list[Result | None] = [None] * len(jobs)
         waiting = deque(range(len(jobs)))
-        seen: dict[int, int] = {}
+        seen: dict[int, tuple[int, Any]] = {}
         blocks: list[tuple[int, int]] = []
         busy: dict[Any, _Worker] = {}
         while waiting or busy:
@@ -250,7 +257,7 @@ class Pool(Executor):
             self.shelf.region.give_back(offset, nbytes)
         return [result for result in results if result is not None]
 
-    def _send(self, worker: _Worker, job: Job, index: int, blocks: list[tuple[int, int]], seen: dict[int, int]) -> bool:
+    def _send(self, worker: _Worker, job: Job, index: int, blocks: list[tuple[int, int]], seen: dict[int, tuple[int, Any]]) -> bool:
         """Send a job; False if it has no form in a message."""
         recipes: dict[str, Any] = {}
         try:
@@ -360,7 +367,7 @@ def _answer(shelf: Shelf, result: Result, told: set[str]) -> dict[str, Any]:
         return {"error": str(result.error), "kind": type(result.error).__name__, "trace": trace}
     taken: list[tuple[int, int]] = []
     recipes: dict[str, Any] = {}
-    seen: dict[int, int] = {}
+    seen: dict[int, tuple[int, Any]] = {}
     try:
         value = shelf.write(result.value, taken, seen, recipes, told)
         changes = shelf.write(result.changes, taken, seen, recipes, told)

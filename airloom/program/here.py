@@ -18,6 +18,7 @@ from airloom.errors import ScenarioError
 from airloom.models import train as learn
 from airloom.models.batch import Batch, Batches
 from airloom.models.endpoint import Endpoint
+from airloom.models.module import ModelSpec
 from airloom.models.params import Params
 from airloom.models.price import Cost, train_flops
 from airloom.models.train import SGD, TrainLog
@@ -193,6 +194,17 @@ class Here:
         """The resident model of this device; ScenarioError if the scenario gives it none."""
         self._note(("name", None))
         return self._task.resident(self._name)
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether the scenario gives this place a resident model."""
+        self._note(("name", None))
+        return self._name in self._task.residents
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The task's model, without values: all places know it."""
+        return self._task.model
 
     @property
     def objective(self) -> Any:

@@ -72,7 +72,7 @@ class Method(ABC):
     """A training method: a frozen dataclass whose fields are the paper's hyper-parameters and whose text is the algorithm box.
 
     Class facts: `paper` (who, year, identifier), `shape` (star, tree, chain, local: what the network must offer), `engines` (where the text runs).
-    `adapts`: it trains LoRA pairs, so the model must have some.
+    `adapts`: it trains LoRA pairs, so the model must have some. `kinds`: of data that it can learn from.
     `init`, `round` and `finish` are on the clock; state, arguments and results are trees (see `airloom.program.tree`).
 
     Arguments:
@@ -83,6 +83,7 @@ class Method(ABC):
     shape: ClassVar[str] = "star"
     engines: ClassVar[tuple[str, ...]] = ("simulated", "ray")  # every verb works on both
     adapts: ClassVar[bool] = False
+    kinds: ClassVar[tuple[str, ...]] = ("classification", "next_token", "regression")
 
     codec: Codec | None = field(default=None, metadata={"socket": "codec"})  # its parts are in a room below; names are resolved above
 

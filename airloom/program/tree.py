@@ -1,8 +1,8 @@
 """Trees: what states, arguments and results are made of.
 
-A tree is a dict, list or tuple of leaves: `Params`, tensors, numpy arrays, numbers, strings, None, `Ref`s, and frozen values (submodels, optimizers)
-that a method's text carries around. A leaf has a *body* (bytes that are worth sending once: Params, tensors, arrays) or counts as *control* (the
-few bytes of a number or a name, which ride with every message).
+A tree is a dict, list or tuple of leaves: `Params`, fitted estimators, tensors, numpy arrays, numbers, strings, None, `Ref`s, and frozen values
+(submodels, optimizers) that a method's text carries around. A leaf has a *body* (bytes that are worth sending once: Params, tensors, arrays) or
+counts as *control* (the few bytes of a number or a name, which ride with every message).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from airloom.models.estimator import Fitted
 from airloom.models.params import Params
 from airloom.program.ref import Ref
 
@@ -76,7 +77,7 @@ def replaced(tree: Any, instead: Mapping[Path, Any], path: Path = ()) -> Any:
 
 def body_bytes(leaf: Any) -> int:
     """Encoded size of a leaf that has a body, in bytes; -1 for control leaves."""
-    if isinstance(leaf, Params):
+    if isinstance(leaf, Params | Fitted):
         return leaf.nbytes
     if isinstance(leaf, torch.Tensor):
         return leaf.numel() * leaf.element_size() if leaf.dim() else -1
@@ -120,7 +121,7 @@ def version_of(leaf: Any) -> int:
 
 def to_meta(leaf: Any) -> Any:
     """The leaf without its values, for dry runs: tensors and Params on the meta device, floats as 0-dim meta tensors."""
-    if isinstance(leaf, Params):
+    if isinstance(leaf, Params | Fitted):
         return leaf.to_meta()
     if isinstance(leaf, torch.Tensor):
         return leaf.to("meta")
@@ -142,6 +143,8 @@ def signature(tree: Any) -> Any:
         return ("l", *[signature(value) for value in tree])
     if isinstance(tree, Params):
         return ("p", tree.spec.key)
+    if isinstance(tree, Fitted):
+        return ("e", repr(tree.recipe), tuple(tree.x.shape))
     if isinstance(tree, torch.Tensor):
         return ("f",) if tree.dim() == 0 and tree.is_floating_point() else ("t", tuple(tree.shape), str(tree.dtype))
     if isinstance(tree, np.ndarray):

@@ -142,6 +142,7 @@ class Task:
     objective : objective(out, batch) -> scalar; None for the usual one (cross entropy, next token, mean squared error).
     metrics : names of metrics, the headline first; () for the usual ones.
     public_rows : rows that every device may read (`task.public`); they belong to no device.
+    public_x : inputs of another origin that every device may read, instead of `public_rows`; nobody knows their labels.
     columns : for vertical learning, the columns of the flattened input that a device sees; devices without entry see the whole input, and evaluation
         gives models (or `predict`) a dict from these devices to what they see.
     residents : models that stay at devices (`here.model`): per-client architectures, estimators, endpoints.
@@ -172,6 +173,7 @@ class Task:
     objective: Objective = None  # type: ignore[assignment]  # replaced by the usual one of the kind
     metrics: tuple[str, ...] = ()
     public_rows: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
+    public_x: NDArray[Any] | None = None
     columns: Mapping[str, Rows] = field(default_factory=dict)
     residents: Mapping[str, Any] = field(default_factory=dict)
     validation_share: float = 0.0
@@ -195,6 +197,7 @@ class Task:
             raise ScenarioError(f"Task(personal_rows={self.personal_rows}) of '{self.name}': must be >= 1")
         put("shards", self._checked_shards())
         put("public_rows", self._checked_rows("public_rows", self.public_rows))
+        self._check_public_x()
         for device, columns in self.columns.items():
             if device not in self.shards:
                 raise ScenarioError(f"Task(columns) of '{self.name}': '{device}' holds no data; allowed are the devices of `shards`")
@@ -241,11 +244,14 @@ class Task:
         ------
         ScenarioError : if the task has none.
         """
-        if len(self.public_rows) == 0:
+        if len(self.public_rows) == 0 and self.public_x is None:
             raise ScenarioError(f"Task '{self.name}', public: it has no public pool; set task.public to a share of the training rows, e.g. 0.1")
         if "public" not in self._cache:
-            x, y = self._tensors("")
-            self._cache["public"] = DeviceData("public", x, y, self.public_rows, self.dataset.classes)
+            (x, y), rows = self._tensors(""), self.public_rows
+            if self.public_x is not None:
+                rows = np.arange(len(self.public_x))
+                x, y = as_tensors(self.public_x, self.model.dtype), torch.full((len(rows),), IGNORE)
+            self._cache["public"] = DeviceData("public", x, y, rows, self.dataset.classes)
         return self._cache["public"]
 
     def resident(self, device: str) -> Any:
@@ -378,7 +384,7 @@ class Task:
             "metrics": list(self.metrics),
             "devices": len(self.shards),
             "partition": numbers,
-            "public_rows": len(self.public_rows),
+            "public_rows": len(self.public_rows) if self.public_x is None else len(self.public_x),
             "validation_share": self.validation_share,
             "stream": stream,
             "seed": self.seed,
@@ -398,6 +404,20 @@ class Task:
             wrong = array[-1] if array[-1] >= n else array[0]
             raise ScenarioError(f"Task '{self.name}', {what}: names row {wrong}; allowed are 0..{n - 1}, the training rows")
         return array
+
+    def _check_public_x(self) -> None:
+        """Raise unless a pool of another origin looks like the training rows."""
+        pool, own = self.public_x, self.dataset.x_train
+        if pool is None:
+            return
+        if len(self.public_rows):
+            raise ScenarioError(f"Task '{self.name}', public_x: got public_rows too; allowed is one of them, there is one pool")
+        if isinstance(own, Mapping) or pool.shape[1:] != own.shape[1:] or pool.dtype.kind != own.dtype.kind or not len(pool):
+            wanted = "of several modalities" if isinstance(own, Mapping) else f"{own.dtype} {own.shape[1:]}"
+            raise ScenarioError(
+                f"Task '{self.name}', public_x: got {len(pool)} rows of {pool.dtype} {pool.shape[1:]}; the training rows are {wanted}; bring the "
+                f"pool into their shape"
+            )
 
     def _checked_shards(self) -> dict[str, Rows]:
         """Return the shards with ascending rows, after looking at all of them in one go."""

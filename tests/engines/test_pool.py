@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from airloom.engines.pool import Region, Shelf
 from airloom.engines.simnode import SimNode
 from airloom.errors import RunFailed, ScenarioError
 from airloom.methods.fedavg import FedAvg
@@ -48,6 +50,15 @@ def test_pool_equals_loop(method: Method) -> None:
         pool = run(method, "pool", workers)
         assert pool.summary["digest"] == loop.summary["digest"]
         assert pool.points == loop.points
+
+
+def test_arrays_of_one_message_do_not_mix() -> None:
+    # each becomes a tensor for a moment: the next one must not be taken for it because it gets the same identity
+    memory = mmap.mmap(-1, 1 << 16)
+    shelf = Shelf(memory, Region(0, 1 << 16), {}, is_parent=True)
+    given = [np.arange(k + 1) for k in range(20)] + [torch.arange(12).reshape(3, 4).T + k for k in range(20)]
+    back = shelf.read(shelf.write(given, [], {}, {}, set()))
+    assert [b.tolist() for b in back] == [g.tolist() for g in given]
 
 
 @dataclass(frozen=True, kw_only=True)

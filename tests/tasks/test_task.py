@@ -133,6 +133,19 @@ def test_public_pool_and_residents() -> None:
         task.resident("b")
 
 
+def test_a_pool_of_another_origin_has_no_labels_and_the_shape_of_the_rows() -> None:
+    pool = np.ones((7, *DATA.x_train.shape[1:]), DATA.x_train.dtype)
+    task = toy(public_x=pool)
+    assert len(task.public) == 7 and task.public.rows([3]).x.tolist() == pool[3:4].tolist()  # type: ignore[union-attr]
+    assert task.public.counts.sum() == 0 and (task.public.all().y < 0).all()
+    with pytest.raises(ScenarioError, match=r"public_x: got 7 rows of float\d\d \(3,\); the training rows are .* \(2,\)"):
+        toy(public_x=np.ones((7, 3), DATA.x_train.dtype))
+    with pytest.raises(ScenarioError, match="got 0 rows"):
+        toy(public_x=pool[:0])
+    with pytest.raises(ScenarioError, match="got public_rows too"):
+        toy(public_x=pool, public_rows=np.arange(3))
+
+
 def test_columns_are_all_that_a_party_sees() -> None:
     task = toy(shards={"left": np.arange(ROWS), "right": np.arange(ROWS)}, columns={"right": np.array([1])})
     x = task.data("right").rows([7]).x
