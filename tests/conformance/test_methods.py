@@ -60,9 +60,14 @@ SMALL: Mapping[str, Any] = MappingProxyType(
 )  # fmt: skip
 
 # flexlora: its pairs have orthonormal rows, so that the same step goes further than from rows as they are drawn; tequila: AdamW's steps are its rate;
-# splitfrozen cuts above no layer: two of the models have only one
+# splitfrozen cuts above no layer: two of the models have only one; contextlora ends after its passes
 OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"flexlora": {"lr": 0.12}, "splitfrozen": {"cut": 0, "lr": 0.02}, "tequila": {"lr": 0.05, "rounds": 60}}
+    {
+        "flexlora": {"lr": 0.12},
+        "splitfrozen": {"cut": 0, "lr": 0.02},
+        "tequila": {"lr": 0.05, "rounds": 60},
+        "contextlora": {"lr": 0.05, "passes": 60},
+    }
 )
 
 
