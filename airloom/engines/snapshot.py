@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from math import inf
 from typing import Any, TypeVar
 
 from airloom.errors import ScenarioError
-from airloom.network.link import Link
+from airloom.network.link import Hop, Link
 from airloom.network.network import Network
 from airloom.program.node import Snapshot
 from airloom.tasks.task import Task
@@ -55,8 +56,7 @@ def snapshot(network: Network, task: Task, seed: int, place: str, now: float, is
             raise ScenarioError(f"network.{direction}_bps['{name}']: that is this place itself; it has no access hop")
         return route[0] if direction == "up" else route[-1]
 
-    def rate(name: str, direction: str, is_shared: bool) -> float:
-        link = access(name, direction)
+    def rate(link: Link, is_shared: bool) -> float:
         if link.rate_bps is not None:
             return link.rate_bps
         if link.trace is not None:
@@ -78,6 +78,14 @@ def snapshot(network: Network, task: Task, seed: int, place: str, now: float, is
                         sharers[down.cell.name] = sharers.get(down.cell.name, 0) + 1
         n = max(sharers.get(cell.name, 1), 1)
         return whole / n if cell.sharing == "tdma" else cell.estimated_rate_bps(link, cell.bandwidth_hz / n, at_s=now, seed=seed)
+
+    def hops(source: str, target: str) -> tuple[Hop, ...]:
+        is_free = network.downlink == "free"
+        return tuple([
+            Hop(link.source, link.target, inf, 0.0, 0) if is_free and link.direction == "down"
+            else Hop(link.source, link.target, rate(link, True), link.latency_s, network.framing_bytes)
+            for link in network.route(source, target)
+        ])  # fmt: skip
 
     def cell_hz(name: str) -> float:
         cell = access(name, "up").cell
@@ -104,14 +112,15 @@ def snapshot(network: Network, task: Task, seed: int, place: str, now: float, is
         return network.places[name].device.available_bytes
 
     return Snapshot(
-        up_bps=Lookup(lambda name: rate(name, "up", True), names),
-        down_bps=Lookup(lambda name: rate(name, "down", True), names),
-        whole_band_bps=Lookup(lambda name: rate(name, "up", False), names),
+        up_bps=Lookup(lambda name: rate(access(name, "up"), True), names),
+        down_bps=Lookup(lambda name: rate(access(name, "down"), True), names),
+        whole_band_bps=Lookup(lambda name: rate(access(name, "up"), False), names),
         cell_hz=Lookup(cell_hz, names),
         speed_flops_per_s=Lookup(speed, names),
         memory_bytes=Lookup(memory, names),
         samples=Lookup(samples, names),
         facts=Lookup(facts, names),
+        hops=hops,
         cell=Lookup(cell_of, names),
         parent=Lookup(lambda name: network.places[name].parent or "", names),
     )

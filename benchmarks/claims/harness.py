@@ -19,6 +19,7 @@ from airloom.program.method import Method
 from airloom.records.record import reached
 from airloom.runner import Options, Runner, describe_method, versions
 from airloom.scenarios.scenario import Scenario
+from airloom.tasks.evaluate import by_device
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "records"
 Point = dict[str, Any]
@@ -80,11 +81,16 @@ class Outcome:
         return [row[column] for row in self.rows if row["case"] == case and row["side"] == label]
 
 
-def curve(scenario: Scenario, method: Method, budget: int | Mapping[str, float]) -> list[Point]:
-    """Points of a run of so many rounds (or another budget); none where training diverged."""
+def curve(scenario: Scenario, method: Method, budget: int | Mapping[str, float], is_by_device: bool = False) -> list[Point]:
+    """Points of a run of so many rounds (or another budget); none where training diverged; the last one may have `by_device`."""
     options = Options(executor="loop", budget={"rounds": budget} if isinstance(budget, int) else budget, checkpoint_every_s=None)
+    runner = Runner(scenario, method, scenario.seed, options, None, {}, None)
     try:
-        return Runner(scenario, method, scenario.seed, options, None, {}, None).run().points
+        points = runner.run().points
+        if is_by_device:
+            models = runner.personal or dict.fromkeys(scenario.task.shards, runner.model)
+            points[-1]["by_device"] = by_device(scenario.task, models, "test", None)
+        return points
     except RunFailed as failure:
         if "diverged" not in str(failure):
             raise
@@ -96,8 +102,10 @@ def level(points: Sequence[Point], metric: str, last: int) -> float:
     return fmean(point[metric] for point in points[-last:]) if points else 0.0
 
 
-def play(world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}) -> Outcome:
-    """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows."""
+def play(
+    world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}, is_by_device: bool = False
+) -> Outcome:
+    """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows (see `curve`)."""
     outcome = Outcome()
     for case, budget in plan.cases.items():
         for side in sides:
@@ -112,7 +120,7 @@ def play(world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[P
                     outcome.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
                 lr = max(scores, key=lambda tried: scores[tried])
             for seed in plan.seeds:
-                points = curve(world(case, seed), side.with_lr(lr), budget)
+                points = curve(world(case, seed), side.with_lr(lr), budget, is_by_device)
                 outcome.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
     return outcome
 
