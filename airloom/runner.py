@@ -379,7 +379,11 @@ class Runner:
             if not isinstance(value, int | float | str | bool | None):
                 metrics[name] = float(value) if getattr(value, "ndim", 1) == 0 else list(value)
         point: dict[str, Any] = {**world.stamp(), "round": world.round, **metrics}
-        if (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
+        if isinstance(self.method, Service):  # a model that a service has learned is its result; answers are what it is judged by
+            self.model = self.model if model is None else map_leaves(world.value_of, model)
+            point |= self.ledger.add(point)
+            self.last = point
+        elif (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
             predict = self.method.predict if isinstance(self.method, Method) and type(self.method).predict is not Method.predict else None
             if model is not None:
                 self.model = map_leaves(world.value_of, model)
@@ -397,9 +401,6 @@ class Runner:
                         point |= {f"validation_{name}": own[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in own}
             self._check_finite(point, world.round)
             self._watch_target(point)
-            self.last = point
-        if isinstance(self.method, Service):
-            point |= self.ledger.add(point)
             self.last = point
         self.reports += 1
         self.points.append(point)
@@ -468,9 +469,13 @@ class Runner:
             "rounds": rounds,
             "metrics": {name: last[name] for name in last if name.split("_")[0] in self.scenario.task.metrics or name.startswith("validation_")},
             "digest": digest(self.model, stamp),
-            **({"clients": self._clients()} if self.writer is not None and self.model is not None and status != "failed" else {}),
+            **({"clients": self._clients()} if self._is_judged(status) else {}),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }
+
+    def _is_judged(self, status: str) -> bool:
+        """Whether the record holds every client's metrics of the last model."""
+        return self.writer is not None and self.model is not None and status != "failed" and isinstance(self.method, Method)
 
     def _clients(self) -> dict[str, Any]:
         """Each client's metrics on its own test rows at the end, with its own model if it has one; `error` where its data allow none."""
@@ -490,7 +495,7 @@ class Runner:
             if isinstance(leaf, Params):
                 tensors |= {f"{prefix}.{name}".lstrip("."): tensor for name, tensor in leaf.named().items()}
         if tensors:
-            checkpoint.save(self.out / "model.safetensors", {"method": self.header.get("method")}, tensors)
+            checkpoint.save(self.out / "model.safetensors", {name: self.header.get(name) for name in ("method", "module")}, tensors)
 
     def _log_measured(self, world: MeasuredWorld) -> None:
         lines = world.take_lines()
