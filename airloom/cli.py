@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,9 +22,9 @@ from airloom.commands.options import budgets, pairs, target_of, workers_of
 from airloom.commands.plan import plan
 from airloom.commands.serve import serve
 from airloom.commands.sweep import sweep
+from airloom.commands.telling import answer_with_record, field_json, first_line, plain, progress, run_line, say_compared, say_run, show_record
 from airloom.commands.terminal import AsJson, Folder
 from airloom.commands.terminal import answer as _answer
-from airloom.commands.terminal import console as _console
 from airloom.commands.terminal import escape as _escape
 from airloom.commands.terminal import out as _out
 from airloom.commands.terminal import say as _say
@@ -34,15 +32,9 @@ from airloom.commands.terminal import tables as _tables
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, RunFailed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from airloom.api import Compared
-    from airloom.jobs import Event
-    from airloom.records.record import Record
-    from airloom.runner import Run
+    pass
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-_LINE_S = 10.0  # seconds between two lines about a run's progress, where there is no terminal
 
 
 class _Group(TyperGroup):
@@ -68,6 +60,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
+    suggest_commands=False,  # click does so itself
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Which method reaches my target first on my fleet, and what does it cost?",
@@ -242,13 +235,13 @@ def run(
     _use_deployment(deployment)
     job, folder = api.prepare(method, scenario, seed, pairs(fields), target_of(target), engine, options, "auto" if out is None else out)
     assert folder is not None
-    with _progress() as tell:
+    with progress() as tell:
         try:
             done = jobs.execute(job, folder, progress=lambda point: tell(jobs.Event("point", job, point)))
         except AirloomError:
-            _answer_with_record(ctx, folder)
+            answer_with_record(ctx, folder)
             raise
-    _say_run(ctx, done)
+    say_run(ctx, done)
 
 
 @app.command()
@@ -293,9 +286,9 @@ def compare(
         address=address,
     )
     request = api.request_of(methods, scenario, seeds, seed, tune, pairs(fields), target_of(target), engine, options)
-    with _progress(len(request.seeds)) as tell:
+    with progress(len(request.seeds)) as tell:
         done = api.start(request, workers=workers_of(workers), out="auto" if out is None else out, progress=tell)
-    _say_compared(ctx, done)
+    say_compared(ctx, done)
 
 
 @app.command()
@@ -306,7 +299,7 @@ def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, deploymen
     from airloom.jobs import Event, Job
 
     is_one = not (folder / api.PLAN).is_file()
-    with _progress(None if is_one else len(api.plan_of(folder)["seeds"])) as tell:
+    with progress(None if is_one else len(api.plan_of(folder)["seeds"])) as tell:
         try:
             job: list[Job] = []
             done = api.go_on(
@@ -317,9 +310,9 @@ def resume(ctx: typer.Context, folder: Folder, workers: Spread = None, deploymen
             )
         except AirloomError as error:
             if isinstance(error, RunFailed | DoesNotFit | DeviceLost):
-                _answer_with_record(ctx, folder)
+                answer_with_record(ctx, folder)
             raise
-    _say_compared(ctx, done) if isinstance(done, api.Compared) else _say_run(ctx, done)
+    say_compared(ctx, done) if isinstance(done, api.Compared) else say_run(ctx, done)
 
 
 @app.command()
@@ -336,7 +329,7 @@ def show(ctx: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
     elif as_json:
         _answer(ctx, api.summary_of(found))
     else:
-        _show_record(found)
+        show_record(found)
 
 
 @app.command()
@@ -476,7 +469,7 @@ def predict(
     if as_json:
         _answer(ctx, told)
         return
-    _out(_run_line(told))
+    _out(run_line(told))
     if told["seconds_per_round"] is not None:
         _out(_escape(f"per round: {human('seconds', told['seconds_per_round'])} (median of {len(told['seconds_by_round'])})"))
 
@@ -491,19 +484,19 @@ def methods(ctx: typer.Context, as_json: AsJson = False) -> None:
         rows = [
             {
                 "name": c.name,
-                "about": _first_line(c.cls),
+                "about": first_line(c.cls),
                 "paper": c.cls.paper,
                 "shape": c.cls.shape,
                 "engines": c.cls.engines,
-                "fields": list(map(_field, fields_of(c.cls).values())),
+                "fields": list(map(field_json, fields_of(c.cls).values())),
             }
             for c in found
         ]
         _answer(ctx, {"methods": rows})
         return
     for c in found:
-        _out(f"[bold]{c.name}[/]  {_escape(_first_line(c.cls))}  [dim]{_escape(c.cls.paper)}; {c.cls.shape}; {', '.join(c.cls.engines)}[/]")
-        for field in map(_field, fields_of(c.cls).values()):
+        _out(f"[bold]{c.name}[/]  {_escape(first_line(c.cls))}  [dim]{_escape(c.cls.paper)}; {c.cls.shape}; {', '.join(c.cls.engines)}[/]")
+        for field in map(field_json, fields_of(c.cls).values()):
             allowed = f" in {field['range']}" if field["range"] else ""
             tuned = f", tuned over {', '.join(f'{v:g}' for v in field['tune'])}" if field["tune"] else ""
             _out(f"    {field['name']} = {_escape(str(field['default']))}  [dim]{_escape(field['type'] + allowed + tuned)}[/]")
@@ -521,9 +514,11 @@ def scenarios(ctx: typer.Context, as_json: AsJson = False) -> None:
         function = find_function(name)
         known = fields_of(function)
         settings = known["task"].default if "task" in known and is_dataclass(known["task"].default) else None
-        task = [] if settings is None else [{**_field(f), "default": _plain(getattr(settings, f.name))} for f in fields_of(type(settings)).values()]
-        own = [_field(f) for f in known.values() if f.name not in ("seed", "task")]
-        rows.append({"name": name, "about": _first_line(function), "fields": own, "task": task})
+        task = (
+            [] if settings is None else [{**field_json(f), "default": plain(getattr(settings, f.name))} for f in fields_of(type(settings)).values()]
+        )
+        own = [field_json(f) for f in known.values() if f.name not in ("seed", "task")]
+        rows.append({"name": name, "about": first_line(function), "fields": own, "task": task})
     if as_json:
         _answer(ctx, {"scenarios": rows})
         return
@@ -569,220 +564,7 @@ for command in (*look.COMMANDS, sweep, plan, serve):
     app.command()(command)
 
 
-# --- what is said ---------------------------------------------------------------------------------------------------------------------
-
-
-def _answer_with_record(ctx: typer.Context, folder: Path) -> None:
-    """Answer for a run that failed, if it left a record."""
-    from airloom import api
-    from airloom.records.record import FILE, load
-
-    if ctx.obj["json"] and (folder / FILE).is_file():
-        _answer(ctx, api.summary_of(load(folder)))
-
-
-def _say_run(ctx: typer.Context, done: Run) -> None:
-    """The end of a run."""
-    from airloom import api
-
-    summary = api.summary_of(done)
-    if ctx.obj["json"]:
-        _answer(ctx, summary)
-    else:
-        _out(_run_line(summary))
-    if done.status == "interrupted":
-        raise KeyboardInterrupt(str(done.out))
-    _say(_escape(f"record in {done.out}; next: airloom show {done.out}, or airloom compare with other methods"))
-
-
-def _run_line(summary: Mapping[str, Any]) -> str:
-    from airloom.records.table import human, metric_text
-
-    metrics = [f"{name} {metric_text(name, value)}" for name, value in summary["metrics"].items() if isinstance(value, int | float)]
-    costs = [human("seconds", summary["seconds"])]
-    costs += [f"up {human('bytes', summary['bytes_up'])}", f"down {human('bytes', summary['bytes_down'])}", human("joules", summary["joules"])]
-    where = f"{summary['label']} in {summary['scenario']}, seed {summary['seed']}"
-    line = f"{where}: {', '.join(metrics) or 'not evaluated'}; {', '.join(costs)}, {summary['rounds']} rounds ({summary['status']})"
-    target = summary["target"]
-    if target is None:
-        return _escape(line)
-    goal = f"{target['metric']} {metric_text(target['metric'], target['value'])}"
-    end = f"[green]reached at {human('seconds', summary['reached_seconds'])}[/]" if summary["reached"] else "[yellow]not reached[/]"
-    return f"{_escape(f'{line}; {goal}')} {end}"
-
-
-def _say_compared(ctx: typer.Context, done: Compared) -> None:
-    """The end of a comparison."""
-    comparison = done.comparison
-    if ctx.obj["json"]:
-        _answer(ctx, done.to_json())
-    else:
-        _tables().print(comparison.table())
-        for label, tuned in done.tuned.items():
-            chosen = ", ".join(f"{name}={value}" for name, value in tuned["chosen"].items())
-            how = f"{chosen}; by {tuned['by']}" if chosen else "nothing to tune"
-            _out(_escape(f"tuned {label} ({tuned['trials']} trials, seed {tuned['seed']}): {how}"))
-    if not done.tuned:
-        hint = "--tune 8 to give every method its best fields"
-    elif len(comparison.seeds) < 10:
-        hint = "--seeds 10 for intervals"
-    else:
-        hint = f"airloom show {done.out}"
-    _say(_escape(f"results in {done.out}: the figure is {done.figure.name if done.figure else 'missing'}, one record per run inside; next: {hint}"))
-    if all(record.status == "failed" for seeds in comparison.records.values() for record in seeds.values()):
-        raise RunFailed("compare: every run failed; see the notes below the table")
-
-
-def _show_record(record: Record) -> None:
-    from rich.table import Table
-
-    from airloom.api import summary_of
-    from airloom.records.table import human
-
-    header, summary = record.header, record.summary or {}
-    code = header.get("code") or {}
-    out = _tables()
-    if "options" in header:
-        out.print(_run_line(summary_of(record)))
-    table = Table(show_header=False, box=None, pad_edge=False)
-    rows: dict[str, Any] = {
-        "folder": record.folder,
-        "status": record.status + (" (its last line is cut)" if record.is_truncated else ""),
-        "error": summary.get("error"),
-        "method": header.get("label", header.get("method")),
-        "fields": _listed(header.get("fields", {})),
-        "scenario": (header.get("scenario") or {}).get("name"),
-        "scenario fields": _listed((header.get("scenario") or {}).get("fields", {})),
-        "budget": _listed(header.get("budget") or {}),
-        "points": f"{len(record.points)}, with {', '.join(record.metrics)}",
-        "backhaul, peer": " and ".join(human("bytes", summary.get(cost)) for cost in ("bytes_backhaul", "bytes_peer")),
-        "idle, servers": " and ".join(human("joules", summary.get(cost)) for cost in ("joules_idle", "joules_server")),
-        "executor": f"{header.get('engine')}, {header.get('executor')}, steps {header.get('fast')}, clock {header.get('clock')}",
-        "versions": _listed(header.get("versions", {})),
-        "code": f"{code['revision'][:12]}{' with changes' if code['dirty'] else ''}" if code.get("revision") else None,
-        "digest": summary.get("digest"),
-    }
-    for name, value in rows.items():
-        if value:
-            table.add_row(f"[dim]{name}[/]", _escape(str(value)))
-    out.print(table)
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={_plain(value)}" for name, value in values.items())
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON for people: parts as `Name(field=value)`."""
-    if isinstance(value, dict) and "class" in value:
-        inner = ", ".join(f"{name}={_plain(item)}" for name, item in value["fields"].items())
-        return f"{value['class'].rpartition(':')[2]}({inner})"
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _field(field: Any) -> dict[str, Any]:
-    """Return a field as JSON."""
-    from airloom.resolve import NEEDED, type_text
-
-    allowed = field.range
-    is_needed = field.default is NEEDED
-    return {
-        "name": field.name,
-        "type": type_text(field.type),
-        "default": None if is_needed else _plain(field.default),
-        "needed": is_needed,
-        "range": None if allowed is None else str(allowed),
-        "tune": None if allowed is None or allowed.tune is None else list(allowed.tune),
-    }
-
-
-def _first_line(thing: Any) -> str:
-    return (thing.__doc__ or "").strip().partition("\n")[0]
-
-
-# --- progress -------------------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress(seeds: int | None = None) -> Iterator[Callable[[Event], None]]:
-    """Lend what shows events: bars on a terminal (one per method), else a line now and then. `seeds` is None for a single run."""
-    console = _console()
-    if not console.is_terminal:
-        yield _lines(console, seeds is not None)
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield _bars(bars, seeds or 1)
-
-
-def _bars(bars: Any, seeds: int) -> Callable[[Event], None]:
-    ids: dict[str, Any] = {}
-    done: dict[str, dict[Any, float]] = {}
-    budget: dict[str, float] = {}
-
-    def tell(event: Event) -> None:
-        job = event.job
-        if not budget:
-            budget.update(job.options.budget or job.world.build(job.seed).budget or {"none": math.inf})
-        trial = job.notes.get("trial")
-        name = job.label if trial is None else f"tuning {job.label}"
-        if name not in ids:
-            ids[name] = bars.add_task(_escape(name), total=job.notes.get("trials", seeds), at="")
-            done[name] = {}
-        key = job.seed if trial is None else trial
-        at = f"seed {job.seed}, {_at(event)}" if event.kind == "point" else ""
-        done[name][key] = 1.0 if event.kind == "end" else max(done[name].get(key, 0.0), _share(event.values, budget))
-        bars.update(ids[name], completed=sum(done[name].values()), **({"at": _escape(at)} if at else {}))
-        if event.kind == "end" and event.values.get("error"):
-            bars.console.print(f"[red]{_escape(name)}, seed {job.seed} {event.values['status']}:[/] {_escape(event.values['error'])}")
-
-    return tell
-
-
-def _lines(console: Console, is_several: bool) -> Callable[[Event], None]:
-    last_s = time.monotonic()
-
-    def tell(event: Event) -> None:
-        nonlocal last_s
-        job = event.job
-        what = f"{job.label}, seed {job.seed}" + (f", trial {job.notes['trial']}" if "trial" in job.notes else "")
-        if event.kind == "end":
-            error = event.values.get("error")
-            console.print(_escape(f"{what}: {event.values['status']}{': ' + error if error else ''}"))
-        elif event.kind == "point" and not is_several and time.monotonic() - last_s > _LINE_S:
-            last_s = time.monotonic()
-            console.print(_escape(f"{what}: {_at(event)}"))
-
-    return tell
-
-
-def _at(event: Event) -> str:
-    """Return where a run stands."""
-    from airloom.records.table import human, metric_text
-
-    job, point = event.job, event.values
-    metric = job.options.target[0] if job.options.target else next((name for name in ("accuracy", "loss") if name in point), None)
-    shown = f", {metric} {metric_text(metric, point[metric])}" if metric is not None and metric in point else ""
-    return f"round {point['round']}, {human('seconds', point['seconds'])}{shown}"
-
-
 def _use_deployment(folder: Path | None) -> None:
     """Let engine flower find its keys."""
     if folder is not None:
         os.environ["AIRLOOM_DEPLOYMENT"] = str(folder.absolute())
-
-
-def _share(point: Mapping[str, Any], budget: Mapping[str, float]) -> float:
-    """Return how much of a run's budget a point has spent."""
-    if "seconds" not in point:
-        return 0.0
-    spent = {**point, "bytes": point["bytes_up"] + point["bytes_down"], "rounds": point["round"] + 1, "none": 0.0}
-    return min(1.0, max(spent[name] / amount for name, amount in budget.items()))

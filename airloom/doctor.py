@@ -16,7 +16,15 @@ from airloom.errors import AirloomError
 from airloom.resolve import cores
 
 # one module of each extra of the package
-EXTRAS = {"ray": "ray", "flower": "flwr", "hf": "transformers", "data": "PIL", "track": "tensorboard"}
+EXTRAS = {
+    "ray": "ray",
+    "flower": "flwr",
+    "private": "dp_accounting",
+    "hf": "transformers",
+    "serve": "fastapi",
+    "data": "PIL",
+    "track": "tensorboard",
+}
 LEAST_MEMORY_BYTES = 2e9  # for torch, a data set and some hundred models of the size of the scenarios' (ours)
 
 

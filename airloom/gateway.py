@@ -26,10 +26,12 @@ import numpy as np
 from airloom.engines.threads import ThreadNode, ThreadWorld
 from airloom.errors import DeviceLost, MissingExtra, RunFailed, ScenarioError
 from airloom.models.endpoint import Answer, Endpoint, Solver
+from airloom.models.params import Params
 from airloom.parts.assistant import Assistant, Reply
 from airloom.parts.boundary import Registry
 from airloom.program.here import Here
 from airloom.program.ref import Ref
+from airloom.records import checkpoint
 from airloom.records.ledger import Ledger
 from airloom.records.record import RecordWriter
 from airloom.runner import describe_method, versions
@@ -121,25 +123,32 @@ class Gateway:
 
     Arguments:
         scenario: its first device, the places above it, and their endpoints.
-        service: an assistant that needs no training.
+        service: an assistant; one that trains first needs `policy`.
         seed: of random streams.
         most: requests at once; more are refused.
         timeout_s: longest wait of a client.
         level: of the privacy boundary (see `paac`), 0 for none.
         out: folder of the record, or None.
         cloud: what answers in the cloud's place, or None for the scenario's endpoint.
+        policy: what the service has learned in an earlier run (see `policy_of`), or None.
     """
 
     def __init__(
         self, scenario: Scenario, service: Any, *, seed: int = 0, most: int = 16, timeout_s: float = 60.0, level: int = 0, out: Path | None = None,
-        cloud: Solver | None = None,
+        cloud: Solver | None = None, policy: Params | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(service, Assistant):
             raise ScenarioError(f"gateway: got {type(service).__name__}; allowed is an assistant, such as cascade")
-        if type(service).prepare is not Assistant.prepare or type(service).__name__ == "PAAC":
-            raise ScenarioError(
-                f"gateway: {type(service).__name__} trains first or needs tools; allowed are services that answer as they are, such as cascade"
+        name = type(service).__name__.lower()
+        if name == "paac":
+            raise ScenarioError("gateway: PAAC needs tools, which are the scenario's; use another policy with --boundary LEVEL")
+        if (service.learns is None) != (policy is None):
+            told = (
+                f"run it with --out DIR first, then give --from DIR: {name} trains first"
+                if policy is None
+                else f"{name} learns nothing; leave --from out"
             )
+            raise ScenarioError(f"gateway: got a policy: {policy is not None}; {told}")
         if most < 1 or not timeout_s > 0 or not 0 <= level < len(LEVELS):
             raise ScenarioError(f"gateway(most={most}, timeout_s={timeout_s}, level={level}): allowed are most >= 1, seconds > 0, level 0 to 3")
         network, task = scenario.network, scenario.task
@@ -157,7 +166,7 @@ class Gateway:
             ends[network.root] = replace(ends[network.root], solver=cloud)
             task = replace(task, residents=ends)
         self.service, self.most, self.timeout_s, self.level = service, most, timeout_s, level
-        self.world = ThreadWorld(network, task, seed, workers=4 * most)
+        self.world = ThreadWorld(network, task, seed, workers=4 * most, state=None if policy is None else {self.device: {"theta": policy}})
         self.ledger = Ledger()
         self.told: dict[str, Any] = {}
         self.threads = ThreadPoolExecutor(most, thread_name_prefix="airloom-request")
@@ -229,6 +238,15 @@ def cloud_of(environment: Mapping[str, str], timeout_s: float) -> Remote | None:
     if not url.startswith(("http://", "https://")):
         raise ScenarioError(f"AIRLOOM_CLOUD_URL: got {url!r}; allowed is an address such as http://127.0.0.1:8000/v1")
     return Remote(url=url, model=environment.get("AIRLOOM_CLOUD_MODEL", "default"), timeout_s=timeout_s, key=environment.get("AIRLOOM_CLOUD_KEY", ""))
+
+
+def policy_of(folder: Path, service: Assistant) -> Params:
+    """Return what a service of this kind has learned in an earlier run, from the folder of its record."""
+    tree, tensors = checkpoint.load(folder / "model.safetensors")
+    wanted = type(service).__module__
+    if service.learns is None or tree.get("module") != wanted:
+        raise ScenarioError(f"--from '{folder}': holds what {tree.get('module')} has learned; allowed is a run of {wanted}, if that learns")
+    return Params.from_named(service.learns, tensors)
 
 
 def application(gateway: Gateway) -> Any:
@@ -341,8 +359,10 @@ def serve(gateway: Gateway, *, host: str = "127.0.0.1", port: int = 8080) -> Non
         gateway.close()
 
 
-def gateway_of(scenario: Scenario, service: Any, *, seed: int, most: int, timeout_s: float, level: int, out: Path | None) -> Gateway:
-    """Return a gateway with the cloud that the environment names."""
-    return Gateway(
-        scenario, service, seed=seed, most=most, timeout_s=timeout_s, level=level, out=out, cloud=cloud_of(os.environ, timeout_s)
-    )  # fmt: skip
+def gateway_of(
+    scenario: Scenario, service: Any, *, seed: int, most: int, timeout_s: float, level: int, out: Path | None, policy: Path | None = None
+) -> Gateway:
+    """Return a gateway with the cloud that the environment names, and with the policy of an earlier run."""
+    learned = None if policy is None else policy_of(policy, service)
+    cloud = cloud_of(os.environ, timeout_s)
+    return Gateway(scenario, service, seed=seed, most=most, timeout_s=timeout_s, level=level, out=out, cloud=cloud, policy=learned)

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -594,14 +594,19 @@ def serve() -> None:
     os.dup2(2, 1)  # what a user's text prints must not end up between the answers
 
     def say(answer: Mapping[str, Any]) -> None:
-        channel.write(json.dumps(answer) + "\n")
-        channel.flush()
+        try:
+            channel.write(json.dumps(answer) + "\n")
+            channel.flush()
+        except OSError:  # whoever asked was killed: the run is interrupted, and can be resumed
+            raise KeyboardInterrupt from None
 
     try:
         for line in iter(sys.stdin.readline, ""):
             say(_answer(json.loads(line), say))
     except KeyboardInterrupt:
-        return
+        pass
+    with suppress(OSError):
+        channel.close()
 
 
 def _answer(request: Mapping[str, Any], say: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ SMOOTH = 5  # evaluations in the mean that a target asks for (design 4.13)
 ENGINES = ("simulated", "ray", "flower")
 MEASURED = "measured.jsonl"  # what a run on real machines saw, line by line
 STILL_ROUNDS = 10_000  # rounds at one instant, while work is under way, after which a method is said to stand still
+CHECKPOINT_PAUSE = 20.0  # times what the last one took before the next one is written (ours: at most a twentieth of the time)
 FULL_COLLECTION = 8  # rounds between full collections: what a state keeps for some rounds outlives the young generation
 
 
@@ -142,6 +143,7 @@ class Runner:
         self.is_reached = False
         self.writer: RecordWriter | None = None
         self.wall_s = time.monotonic()
+        self.wait_s = 0.0  # before the next checkpoint
         self.state: Any = None
         self.reason = ""
         self.payloads: Any = None
@@ -377,7 +379,11 @@ class Runner:
             if not isinstance(value, int | float | str | bool | None):
                 metrics[name] = float(value) if getattr(value, "ndim", 1) == 0 else list(value)
         point: dict[str, Any] = {**world.stamp(), "round": world.round, **metrics}
-        if (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
+        if isinstance(self.method, Service):  # a model that a service has learned is its result; answers are what it is judged by
+            self.model = self.model if model is None else map_leaves(world.value_of, model)
+            point |= self.ledger.add(point)
+            self.last = point
+        elif (model is not None or personal is not None) and self.reports % self.options.eval_every == 0:
             predict = self.method.predict if isinstance(self.method, Method) and type(self.method).predict is not Method.predict else None
             if model is not None:
                 self.model = map_leaves(world.value_of, model)
@@ -395,9 +401,6 @@ class Runner:
                         point |= {f"validation_{name}": own[f"{name}_mean"] for name in task.metrics if f"{name}_mean" in own}
             self._check_finite(point, world.round)
             self._watch_target(point)
-            self.last = point
-        if isinstance(self.method, Service):
-            point |= self.ledger.add(point)
             self.last = point
         self.reports += 1
         self.points.append(point)
@@ -428,6 +431,7 @@ class Runner:
         if self.out is not None and self._is_time():
             tree, tensors = freeze(sim, self.method, self._kept(s), self._extra())
             checkpoint.save(self.out / "checkpoint.safetensors", tree, tensors)
+            self._wait_in_proportion()
 
     def _checkpoint_measured(self, world: MeasuredWorld, s: Any) -> None:
         if self.out is not None and self._is_time():
@@ -435,14 +439,19 @@ class Runner:
             parts = {name: torch.frombuffer(bytearray(raw), dtype=torch.uint8) for name, raw in world.freeze(self._kept(s)).items()}
             checkpoint.save(self.out / "checkpoint.safetensors", {"round": world.round, "extra": self._extra()}, parts)
             world.clock.go_on()
+            self._wait_in_proportion()
 
     def _is_time(self) -> bool:
         """Whether a checkpoint is due now."""
         every_s = self.options.checkpoint_every_s
-        if every_s is None or time.monotonic() - self.wall_s < every_s:
+        if every_s is None or time.monotonic() - self.wall_s < max(every_s, self.wait_s):
             return False
         self.wall_s = time.monotonic()
         return True
+
+    def _wait_in_proportion(self) -> None:
+        """A checkpoint that took long is not followed by another one soon, unless every round is wanted."""
+        self.wait_s = CHECKPOINT_PAUSE * (time.monotonic() - self.wall_s) if self.options.checkpoint_every_s else 0.0
 
     def _kept(self, s: Any) -> dict[str, Any]:
         # the last model is the run's result, also if no round after a resume reports one
@@ -460,9 +469,13 @@ class Runner:
             "rounds": rounds,
             "metrics": {name: last[name] for name in last if name.split("_")[0] in self.scenario.task.metrics or name.startswith("validation_")},
             "digest": digest(self.model, stamp),
-            **({"clients": self._clients()} if self.writer is not None and self.model is not None and status != "failed" else {}),
+            **({"clients": self._clients()} if self._is_judged(status) else {}),
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }
+
+    def _is_judged(self, status: str) -> bool:
+        """Whether the record holds every client's metrics of the last model."""
+        return self.writer is not None and self.model is not None and status != "failed" and isinstance(self.method, Method)
 
     def _clients(self) -> dict[str, Any]:
         """Each client's metrics on its own test rows at the end, with its own model if it has one; `error` where its data allow none."""
@@ -482,7 +495,7 @@ class Runner:
             if isinstance(leaf, Params):
                 tensors |= {f"{prefix}.{name}".lstrip("."): tensor for name, tensor in leaf.named().items()}
         if tensors:
-            checkpoint.save(self.out / "model.safetensors", {"method": self.header.get("method")}, tensors)
+            checkpoint.save(self.out / "model.safetensors", {name: self.header.get(name) for name in ("method", "module")}, tensors)
 
     def _log_measured(self, world: MeasuredWorld) -> None:
         lines = world.take_lines()

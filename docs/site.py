@@ -1,16 +1,19 @@
-"""What the site adds to the pages as they lie in the repository: a first page, the reference of the API, and links to files that are no pages."""
+"""What the site adds to the pages as they lie in the repository: a first page, the API reference, formulas, links to files that are no pages."""
 
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[([^\]\[]*)\]\(([^)\s]+)\)")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 SOURCE = re.compile(r'src="([^"]+)"')
 REFERENCE = {  # room: modules whose public names are documented
     "api": "the calls `airloom.run`, `compare`, `resume`, `show`",
@@ -59,9 +62,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if "://" in target or not target or is_page or not path.exists():
             return found[0]
         name = path.relative_to(ROOT).as_posix()
-        return f"{text} (`{name}`)" if text != name else f"`{name}`"
+        return f"{text} (`{name}`)" if text.strip("`") != name else f"`{name}`"
 
     return LINK.sub(replace, markdown)
+
+
+def on_page_content(text: str, page: Any, config: Any, files: Files) -> str:
+    """Formulas as MathML, which browsers draw by themselves: no script, no other host."""
+
+    def replace(found: re.Match[str]) -> str:
+        return convert(unescape(found[2]).strip(), display="inline" if found[1] == "span" else "block")
+
+    return FORMULA.sub(replace, text)
 
 
 def _first_page() -> str:

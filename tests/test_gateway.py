@@ -15,15 +15,19 @@ from typing import Any
 
 import pytest
 
+import airloom
 from airloom.errors import ScenarioError
-from airloom.gateway import Busy, Gateway, Remote, application, cloud_of, read
+from airloom.gateway import Busy, Gateway, Remote, application, cloud_of, policy_of, read
 from airloom.models.endpoint import Answer, Endpoint, Solver
+from airloom.parts.assistant import Assistant
 from airloom.records.record import load
 from airloom.scenarios.assistant import assistant
 from airloom.scenarios.scenario import Scenario
 from airloom.serving.cascade import Cascade
 from airloom.serving.cloud_only import CloudOnly
+from airloom.serving.critique_routing import CritiqueRouting
 from airloom.serving.gapg import GAPG
+from airloom.serving.paac import PAAC
 from airloom.serving.vote import Vote
 
 httpx = pytest.importorskip("httpx")
@@ -244,9 +248,29 @@ def test_bad_settings(fields: dict[str, Any], message: str) -> None:
         Gateway(world(Echo()), Cascade(), **fields)
 
 
+@pytest.mark.parametrize(("policy", "service"), [("gapg:steps=2,prompts=4", GAPG()), ("critique_routing:steps=1,prompts=2", CritiqueRouting())])
+def test_what_a_run_has_learned_answers_real_requests(policy: str, service: Assistant, tmp_path: Path) -> None:
+    small = {"scenario.devices": 1, "scenario.base_stations": 1, "scenario.requests": 1}
+    run = airloom.run(policy, scenario="assistant", set=small, out=tmp_path / "run", executor="loop")
+    learned = policy_of(tmp_path / "run", service)
+    assert learned.digest() == run.model.digest()
+    gateway = Gateway(assistant(seed=0, devices=1, base_stations=1, requests=1), service, policy=learned)
+    try:
+        found, _, _ = gateway.world.run(service.theta, "phone0", ())  # type: ignore[attr-defined]
+        assert found.digest() == learned.digest() and gateway.answer("2+3=", 0).text in map(str, range(100))
+    finally:
+        gateway.close()
+    with pytest.raises(ScenarioError, match=r"allowed is a run of airloom\.serving\.cascade"):
+        policy_of(tmp_path / "run", Cascade())
+    with pytest.raises(ScenarioError, match="cascade learns nothing"):
+        Gateway(world(Echo()), Cascade(), policy=learned)
+
+
 def test_services_that_learn_first_are_refused_and_so_is_a_bad_address() -> None:
-    with pytest.raises(ScenarioError, match="GAPG trains first"):
+    with pytest.raises(ScenarioError, match="gapg trains first"):
         Gateway(world(Echo()), GAPG())
+    with pytest.raises(ScenarioError, match="PAAC needs tools"):
+        Gateway(world(Echo()), PAAC())
     with pytest.raises(ScenarioError, match="AIRLOOM_CLOUD_URL: got 'ftp://x'"):
         cloud_of({"AIRLOOM_CLOUD_URL": "ftp://x"}, 1.0)
     assert cloud_of({}, 1.0) is None

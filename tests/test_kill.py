@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+from airloom.records.record import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")]
 
@@ -52,3 +55,40 @@ def test_kill_and_resume_end_with_the_same_digest(executor: str, tmp_path: Path)
     output, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors.decode()
     assert json.loads(output)["digest"] == expected
+
+
+def test_a_comparison_whose_parent_is_killed_goes_on_where_its_workers_were(tmp_path: Path) -> None:
+    words = ["compare", "fedavg", "fedbuff", "--scenario", "phones", "--seeds", "1", "--workers", "2", "--json", "--target", "none"]
+    words += [
+        "--set",
+        "scenario.devices=8",
+        "--set",
+        "scenario.base_stations=2",
+        "--set",
+        "local_steps=5",
+        "--budget",
+        "rounds=60",
+        "--checkpoint-every",
+        "0",
+    ]
+    whole = airloom(tmp_path, *words, "--out", "whole")
+    _, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors.decode()
+
+    parent = airloom(tmp_path, *words, "--out", "run")
+    until = time.monotonic() + 120
+    records = [tmp_path / "run" / name / "record.jsonl" for name in ("fedavg-0", "fedbuff-0")]
+    while not all(record.is_file() and record.read_bytes().count(b"point") > 5 for record in records) and time.monotonic() < until:
+        time.sleep(0.005)
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    parent.kill()
+    parent.communicate()
+    assert psutil.wait_procs(workers, timeout=60)[1] == []  # they notice, and close their records
+    assert {load(record.parent).status for record in records} == {"interrupted"}
+
+    again = airloom(tmp_path, "resume", "run", "--json")
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors.decode()
+    for name in ("fedavg-0", "fedbuff-0"):
+        digests = {(load(tmp_path / folder / name).summary or {})["digest"] for folder in ("whole", "run")}
+        assert len(digests) == 1

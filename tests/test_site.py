@@ -26,6 +26,8 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     assert {f"methods/{page.stem}.html" for page in (REPOSITORY / "docs" / "methods").glob("*.md")} <= pages.keys()
     assert "airloom.program.node.Node" in pages["reference/program.html"] and "critical_path" in pages["reference/records.html"]
+    assert "<math" in pages["methods/mtgc.html"]
     for name, text in pages.items():
+        assert 'class="arithmatex"' not in text and not re.search(r"<m[a-z]+>\\[A-Za-z]", text), f"{name} has a formula that stays text"
         asked = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(https?:[^\"]+)", text)
         assert not asked, f"{name} asks for {asked}"

@@ -55,7 +55,7 @@ def test_everybody_gets_the_same_number_unless_the_grid_is_smaller() -> None:
 
 def test_fields_that_the_user_set_stay() -> None:
     found = trials(FedAvg(lr=0.5), {"lr"}, 20, "fedavg")
-    assert len(found) == 3 and all("lr" not in change for change in found)
+    assert len(found) == 4 and all("lr" not in change for change in found)
     assert trials(FedAvg(), {"lr", "local_steps"}, 20, "fedavg") == [{}]
 
 

@@ -175,7 +175,7 @@ class Wires:
         self.media: dict[str, Airtime | Rerated] = {}
         self.dirty: dict[str, None] = {}
         self.version: dict[str, int] = {}
-        self.copies: dict[Wire, None] = {}  # wires whose relays hold something of this round
+        self.copies: dict[str, dict[Wire, None]] = {}  # relay -> wires to it over which it got what it holds of this round
         self.active: dict[Transfer, None] = {}  # bits that wait for a wire of their own, or are on a wire
         self.shouts: dict[tuple[Any, ...], list[Transfer]] = {}  # broadcasts gathered in this instant
         self.hopped: Handler = self.on_hop  # bound once: an event each
@@ -228,7 +228,7 @@ class Wires:
                     relies = True
                 else:
                     wire.sent[key] = thing
-                    self.copies[wire] = None
+                    self.copies.setdefault(wire.target.name, {})[wire] = None
                     size += nbytes
                     transfer.is_copy = True
         kernel = self.kernel
@@ -480,15 +480,15 @@ class Wires:
 
     def forget_copies(self) -> None:
         """A round ends: relays drop what they kept."""
-        for wire in self.copies:
-            wire.sent.clear()
+        for wires in self.copies.values():
+            for wire in wires:
+                wire.sent.clear()
         self.copies.clear()
 
     def forget_place(self, name: str) -> None:
         """A relay left: what went to it has to be sent again."""
-        for wire in self.copies:
-            if wire.target.name == name:
-                wire.sent.clear()
+        for wire in self.copies.get(name, ()):
+            wire.sent.clear()
 
     # --- charging ---------------------------------------------------------------------------------------------------------------------
 

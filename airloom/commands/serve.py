@@ -20,6 +20,9 @@ def serve(
     boundary: Annotated[int, typer.Option("--boundary", min=0, max=3, help="Level of the privacy boundary towards the cloud")] = 0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     fields: Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="As in compare", show_default=False)] = [],  # noqa: B006
+    policy_from: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Record of a run that trained the policy", show_default=False)
+    ] = None,
     folder: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the record", show_default=False)] = None,
 ) -> None:
     """Answer on an OpenAI-compatible address: POST /v1/chat/completions; /health, /metrics, /v1/models."""
@@ -32,6 +35,6 @@ def serve(
     sets = Sets.of(pairs(fields))
     world = find_scenario(scenario, sets).build(seed)
     service = find_method(policy).make(world.suited, sets.method)
-    gateway = gateway_of(world, service, seed=seed, most=most, timeout_s=timeout_s, level=boundary, out=folder)
+    gateway = gateway_of(world, service, seed=seed, most=most, timeout_s=timeout_s, level=boundary, out=folder, policy=policy_from)
     say(escape(f"{policy} on http://{host}:{port}/v1 (Ctrl-C ends)"))
     listen(gateway, host=host, port=port)

@@ -25,12 +25,14 @@ def fold(
     like: Any,
     wait: Callable[[Sequence[Any]], dict[int, str]],
     values: Callable[[Sequence[Any]], Sequence[Any]],
+    folded: Callable[[Sequence[Any]], None] = lambda refs: None,
 ) -> Any:
     """Fold the values of refs; see `Node.reduce`.
 
     Arguments:
         wait: waits for all values; returns the devices that left, by index of the lost value.
         values: the values of some refs that have arrived.
+        folded: told of refs whose values have been added up.
     """
     over = MEAN if over is None else over
     if weights is not None and len(weights) != len(refs):
@@ -60,8 +62,10 @@ def fold(
     sums = Accumulator()
     for start in range(0, len(kept), BLOCK):
         block = kept[start : start + BLOCK]
-        for i, value in zip(block, values([refs[i] for i in block]), strict=True):
+        some = [refs[i] for i in block]
+        for i, value in zip(block, values(some), strict=True):
             sums.add(value, given[i] * scale)
+        folded(some)
     return sums.value()
 
 

@@ -106,6 +106,8 @@ class _Writer:
             return {"k": "site", "name": thing.name}
         if kind is Wire:
             return {"k": "wire", "source": thing.link.source, "target": thing.link.target}
+        if kind is Value and thing.job is not None:
+            sim.numerics.restore(thing)
         if kind.__name__ in _RECORDS and _RECORDS[kind.__name__] is kind:
             slots = {name: self.write(getattr(thing, name)) for name in _slots(kind) if name not in _SKIPPED}
             return {"k": "record", "class": kind.__name__, "v": slots}
@@ -162,7 +164,7 @@ def freeze(sim: Simulation, method: Any, state: Any, extra: Mapping[str, Any]) -
         "kernel": {"now": kernel.now, "number": kernel.number, "background": kernel.background, "root": root.number},
         "agenda": out.many([(time_s, number, handler, subject) for time_s, number, handler, subject in kernel.agenda]),
         "state": out.write(state),
-        "sites": {name: {slot: out.write(getattr(site, slot)) for slot in _SITE} for name, site in sim.sites.items()},
+        "sites": {name: slots for name, site in sim.sites.items() if (slots := _site(out, site))},
         "wires": [[w.link.source, w.link.target, w.bytes, out.write(w.free_s), out.write(w.lane), out.write(w.sent)] for w in wires.wires.values()],
         "shared": {slot: out.write(getattr(wires, slot)) for slot in _WIRES},
         "totals": {slot: out.write(getattr(sim.totals, slot)) for slot in _TOTALS},
@@ -173,6 +175,28 @@ def freeze(sim: Simulation, method: Any, state: Any, extra: Mapping[str, Any]) -
         "extra": dict(extra),
     }
     return {**tree, "nodes": out.nodes}, out.tensors
+
+
+def _blank(site: Site) -> Site:
+    """A place at which nothing has happened."""
+    return Site(site.place, SiteMeter(site.meter.idle_power_w, site.meter.is_server))
+
+
+def _site(out: _Writer, site: Site) -> dict[str, Any]:
+    """What has happened at a place: of a hundred thousand, most have seen little."""
+    blank, meter = _blank(site), site.meter
+    slots: dict[str, Any] = {}
+    for slot in _SITE:
+        value = getattr(site, slot)
+        if slot == "meter":
+            is_same = all([getattr(meter, name) == getattr(blank.meter, name) for name in _slots(SiteMeter)])
+        elif slot == "radio_lane":
+            is_same = value is None or not (meter.up or meter.down)  # no wire has it yet
+        else:
+            is_same = value == getattr(blank, slot)
+        if not is_same:
+            slots[slot] = out.write(value)
+    return slots
 
 
 class _Reader:
@@ -272,14 +296,20 @@ def thaw(
     for source, target, nbytes, free_s, lane, sent in tree["wires"]:
         wire = wires.wire(sim.network.links[source, target])
         wire.bytes, wire.free_s, wire.lane, wire.sent = nbytes, reader.read(free_s), reader.read(lane), reader.read(sent)
-    for name, slots in tree["sites"].items():
-        for slot, value in slots.items():
-            setattr(sim.sites[name], slot, reader.read(value))
+    nothing: dict[str, Any] = {}
+    for name, site in sim.sites.items():
+        slots, blank = tree["sites"].get(name, nothing), _blank(site)
+        for slot in _SITE:
+            if slot in slots:
+                setattr(site, slot, reader.read(slots[slot]))
+            elif slot != "radio_lane":
+                setattr(site, slot, getattr(blank, slot))
     for slot, value in tree["shared"].items():
         setattr(wires, slot, reader.read(value))
     for slot, value in tree["totals"].items():
         setattr(sim.totals, slot, reader.read(value))
     sim.values.asked = reader.read(tree["asked"])
+    sim.values.holders = {site: None for site in sim.sites.values() if site.held_bytes}
     sim.running = reader.read(tree["running"])
     sim.numerics.round = tree["round"]
     sim.numerics.flushes, sim.numerics.flushed_calls = tree["flushes"]

@@ -5,18 +5,19 @@ Everything that waits has its inputs on the clock already, so a set may run in a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from airloom.engines.executors import Executor, Job, Result
-from airloom.engines.pending import Call, Later, SimRef
+from airloom.engines.pending import Call, Later, SimRef, Value
 from airloom.engines.price import leaf_sizes
 from airloom.engines.sites import Site
 from airloom.errors import AirloomError, RunFailed
-from airloom.program.tree import Path, at, leaves, map_leaves, replaced, version_of
+from airloom.program.tree import Path, at, body_bytes, leaves, map_leaves, replaced, tensor_of, to_meta, version_of
 
 FLUSH_CAP = 64  # calls run at once: larger sets gain nothing and hold more memory
+FOLDED_BYTES = 256e6  # of a round's folded values that are kept for whoever asks again; more of them are computed again (ours)
 
 
 class Numerics:
@@ -35,6 +36,8 @@ class Numerics:
         self.flushes = 0
         self.flushed_calls = 0
         self.round = 0  # for messages
+        self.is_folding = False  # what runs now is wanted for a sum
+        self.folded_bytes = 0  # that values of this round hold after they were added up
 
     def value_of(self, leaf: Any, place: str | None = None) -> Any:
         """The value that a Ref names; runs pending numerics if it must."""
@@ -46,8 +49,33 @@ class Numerics:
         if not root.has_value:
             assert root.call is not None
             self.flush([root.call])
+        if root.job is not None and any([is_let_go(leaf) for _, leaf in leaves(at(root.value, ref.path))]):
+            self.restore(root)
         value = root.value if not root.sent or place is None or place == root.place else replaced(root.value, root.sent)
         return at(value, ref.path) if ref.path else value
+
+    # --- folded values ----------------------------------------------------------------------------------------------------------------
+
+    def release(self, roots: Sequence[Value]) -> None:
+        """Values have been added to a sum: beyond the first `FOLDED_BYTES` of a round, let go of their large leaves.
+
+        Refs to them may live on, and the text may ask for such a value again: it is then computed again, bit for bit, from the same arguments and
+        draws. So a round of thousands of clients does not hold thousands of models.
+        """
+        for root in roots:
+            if root.job is not None and root.value is not None:
+                self.folded_bytes += sum([body for _, body, _ in root.leaves if body > 0])
+                if self.folded_bytes > FOLDED_BYTES:
+                    root.value = map_leaves(_shape_only, root.value)
+                else:
+                    root.job = None
+
+    def restore(self, root: Value) -> None:
+        """Compute a value again whose leaves were let go."""
+        result = self.executor.run([root.job])[0]
+        if result.error is not None:
+            raise result.error
+        root.value, root.job = result.value, None
 
     def flush(self, needed: list[Call]) -> None:
         """Run the numerics of `needed`, of what they depend on, and of other pending calls in order of end, up to the cap."""
@@ -126,6 +154,8 @@ class Numerics:
             state = {key: value.of() if type(value) is Later else value for key, value in call.state.items()} if call.state else {}
             issue = call.issue
             jobs.append(Job(call.number, issue.fn, issue.label, call.root.place, args, state, call.drawn, call.started_s or 0.0))
+            if self.is_folding and not call.has_refs and not call.state and call.price is not None and not call.price.changes:
+                call.root.job = jobs[-1]
         for call, result in zip(calls, self.executor.run(jobs), strict=True):
             self._take(call, result)
 
@@ -146,7 +176,7 @@ class Numerics:
         call.changes = changes
         root.value, root.has_value, root.call = value, True, None
         if sent:
-            root.sent = dict(sent)
+            root.sent, root.job = dict(sent), None
         if price is None:
             call.changes = {**changes, "": result}
             return
@@ -174,6 +204,17 @@ class Numerics:
                     f"{call.issue.label} at device '{call.place}': an argument was changed in place after the call was issued at "
                     f"{call.issue.made_at}; make a new value instead (x = x + 1, not x += 1 on tensors)"
                 )
+
+
+def is_let_go(leaf: Any) -> bool:
+    """Whether only the shape of a leaf is left."""
+    tensor = tensor_of(leaf)
+    return tensor is not None and tensor.is_meta
+
+
+def _shape_only(leaf: Any) -> Any:
+    """The leaf without its contents where it is large: Params, tensors with dimensions."""
+    return to_meta(leaf) if tensor_of(leaf) is not None and body_bytes(leaf) >= 0 else leaf
 
 
 def _sizes(sizes: tuple[tuple[Path, int, int], ...]) -> str:

@@ -41,8 +41,8 @@ class Value:
     """
 
     __slots__ = (
-        "call", "carried", "epoch", "first", "has_value", "hz", "is_lost", "is_made", "issue", "leaves", "lost_device", "lost_s", "made_s", "number",
-        "others", "place", "sent", "started_s", "value",
+        "call", "carried", "epoch", "first", "has_value", "hz", "is_lost", "is_made", "issue", "job", "leaves", "lost_device", "lost_s", "made_s",
+        "number", "others", "place", "sent", "started_s", "value",
     )  # fmt: skip
 
     def __init__(self, number: int, place: str, issue: Issue) -> None:
@@ -58,6 +58,7 @@ class Value:
         self.lost_device = ""
         self.lost_s = 0.0
         self.value: Any = None
+        self.job: Any = None  # what computes it again, while its large leaves are let go (see `Numerics.release`)
         self.sent: Mapping[Path, Any] | None = None  # what other places get instead of some of its leaves
         self.started_s: float | None = None
         self.made_s: float | None = None

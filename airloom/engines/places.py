@@ -14,7 +14,6 @@ a part that has come is never sent again, and whoever waits for a place that lef
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -24,169 +23,24 @@ from heapq import heappop, heappush
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from airloom.clock.rng import generator
 from airloom.engines.executors import Job, Result, run_job
-from airloom.engines.fold import fold
 from airloom.engines.measured import Tally, WallClock
+from airloom.engines.placed import Called, Item, Lane, PlaceRef, Queue, Unreachable, fail, pack, take, unpack, without, write_ref
+from airloom.engines.placenode import PlaceNode
 from airloom.engines.price import Pricer, Standing, estimated
-from airloom.engines.snapshot import snapshot
 from airloom.engines.wire import Wire
 from airloom.errors import AirloomError, DeviceLost, RunFailed, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.network.network import Network
 from airloom.program.codec import Code, part_of
 from airloom.program.here import Here
-from airloom.program.method import Method, Service, function_name
-from airloom.program.node import Estimate, Node, OnLoss, Snapshot
-from airloom.program.reducer import AirSum
+from airloom.program.method import Method, Service
 from airloom.program.ref import Ref
 from airloom.program.tree import Path, at, body_bytes, control_bytes, leaves, map_leaves, replaced, signature, to_meta
-from airloom.tasks.requests import Request
 from airloom.tasks.task import Task
 
 Post = Callable[[str, str, bytes], Awaitable[bytes]]  # (place, kind of message, message) -> answer; raises Unreachable
 _AGES = 2  # round boundaries that a value outlives the last state that named it
-
-
-class Unreachable(Exception):
-    """A place that a message cannot be brought to."""
-
-
-def pack(header: Mapping[str, Any], *blobs: bytes) -> bytes:
-    """One message: a JSON header and blobs.
-
-    >>> unpack(pack({"a": 1}, b"x", b"yz"))
-    ({'a': 1}, [b'x', b'yz'])
-    """
-    text = json.dumps([header, [len(blob) for blob in blobs]]).encode()
-    return b"".join((len(text).to_bytes(4, "little"), text, *blobs))
-
-
-def unpack(message: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """Header and blobs of a message."""
-    start = 4 + int.from_bytes(message[:4], "little")
-    header, sizes = json.loads(message[4:start])
-    blobs: list[bytes] = []
-    for size in sizes:
-        blobs.append(message[start : start + size])
-        start += size
-    return header, blobs
-
-
-class PlaceRef(Ref):
-    """Names a part of a value by the value's number, the place where it is and a path."""
-
-    __slots__ = ("id", "path", "peer", "where")
-
-    def __init__(self, peer: Peer, id: str, where: str, path: Path = ()) -> None:
-        self.peer = peer
-        self.id = id
-        self.where = where
-        self.path = path
-
-    def __getitem__(self, key: Any) -> PlaceRef:
-        return PlaceRef(self.peer, self.id, self.where, (*self.path, key))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PlaceRef) and other.id == self.id and other.path == self.path
-
-    def __hash__(self) -> int:
-        return hash((self.id, self.path))
-
-    def __repr__(self) -> str:
-        return f"Ref({self.id} at '{self.where}'{''.join(f'[{key!r}]' for key in self.path)})"
-
-    @property
-    def place(self) -> str:
-        return self.where
-
-    @property
-    def started_s(self) -> float | None:
-        return self.peer.item(self.id, self.where).started_s
-
-    @property
-    def made_s(self) -> float | None:
-        return self.peer.item(self.id, self.where).made_s
-
-    @property
-    def arrived_s(self) -> float | None:
-        item = self.peer.item(self.id, self.where)
-        held = item.find(self.path)
-        return None if held is None else item.arrived_s[held]
-
-
-class Item:
-    """A value as one process knows it: whole where it was made, the parts that have come elsewhere."""
-
-    __slots__ = (
-        "age", "arrived_s", "codes", "error", "given", "id", "label", "leaves", "lost", "made", "made_s", "parts", "place", "started_s", "trees",
-    )  # fmt: skip
-
-    def __init__(self, id: str, place: str) -> None:
-        self.id = id
-        self.place = place
-        self.label = "put"
-        self.age = 0
-        self.lost: str | None = None
-        self.error: str | None = None
-        self.started_s: float | None = None
-        self.made_s: float | None = None
-        self.made: asyncio.Future[None] | None = None  # where it is made
-        self.parts: dict[Path, asyncio.Future[None]] = {}  # asked for, where it is not made
-        self.trees: dict[Path, Any] = {}  # parts that are here
-        self.leaves: dict[Path, Any] = {}  # leaves that have come from elsewhere
-        self.arrived_s: dict[Path, float] = {}
-        self.codes: Mapping[Path, Code] = {}  # what other places get for parts of it
-        self.given: tuple[Any, ...] | None = None  # where it was issued: arguments of its call, if a codec may send a difference to one of them
-
-    def find(self, path: Path) -> Path | None:
-        """The shortest part here that holds a path."""
-        for depth in range(len(path) + 1):
-            if path[:depth] in self.trees:
-                return path[:depth]
-        return None
-
-
-class Called:
-    """A call at its place, from arrival to end."""
-
-    __slots__ = ("args", "drawn", "fn", "header", "is_ready", "message", "needs", "started", "started_s", "state")
-
-    def __init__(self, header: dict[str, Any], message: bytes, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.header = header
-        self.message = message
-        self.fn = fn
-        self.args = args
-        self.needs = {leaf.id: None for _, leaf in leaves(args) if isinstance(leaf, PlaceRef)}  # it is run again from these after a resume
-        self.is_ready = False
-        self.drawn: int | None = None  # samples that it draws, if that is known before its end
-        self.started = 0
-        self.started_s = 0.0
-        self.state: dict[str, Any] = {}
-
-
-class Queue:
-    """A program's calls at one resource, in the order of issue; None marks one that will never run."""
-
-    __slots__ = ("calls", "next")
-
-    def __init__(self, next: int = 0) -> None:
-        self.next = next
-        self.calls: dict[int, Called | None] = {}
-
-
-class Lane:
-    """A resource of the place's device: free slots, the programs' queues, and calls that are ready."""
-
-    __slots__ = ("fillers", "free", "queues", "ready")
-
-    def __init__(self, slots: int) -> None:
-        self.free = slots
-        self.queues: dict[str, Queue] = {}
-        self.ready: list[tuple[int, Called]] = []
-        self.fillers: list[tuple[int, int, Called]] = []
 
 
 class Peer:
@@ -215,7 +69,7 @@ class Peer:
         self.clock = WallClock()
         self.tally = Tally(network)
         residents = [value.spec for value in task.residents.values() if isinstance(value, Params)]
-        self.wire = Wire(method, [task.model, *residents], write_ref=_write_ref, read_ref=self._read_ref)
+        self.wire = Wire(method, [task.model, *residents], write_ref=write_ref, read_ref=self._read_ref)
         self.pricer = Pricer(task, seed)
         self.items: dict[str, Item] = {}
         self.dropped: set[str] = set()
@@ -290,7 +144,7 @@ class Peer:
         item.lost, item.error = device, error
         for future in (*item.parts.values(), *([item.made] if item.made is not None else [])):
             if not future.done():
-                _fail(future, RunFailed(error) if error is not None else DeviceLost(device))
+                fail(future, RunFailed(error) if error is not None else DeviceLost(device))
 
     def want(self, refs: Sequence[PlaceRef]) -> list[asyncio.Future[None]]:
         """Ask for values to come here; parts of one value that are asked for together are one message."""
@@ -309,7 +163,7 @@ class Peer:
             found.append(future)
             if item.lost is not None or ref.where in self.absent:
                 item.lost = item.lost or ref.where
-                _fail(future, RunFailed(item.error) if item.error is not None else DeviceLost(item.lost))
+                fail(future, RunFailed(item.error) if item.error is not None else DeviceLost(item.lost))
             else:
                 fresh.setdefault(ref.id, []).append(ref.path)
         for id, paths in fresh.items():
@@ -341,7 +195,7 @@ class Peer:
         size = 0
         try:
             for path, tree in zip(paths, self.wire.decode(blobs[0]), strict=True):
-                size += _take(item, path, tree, partial(self._opened, item))
+                size += take(item, path, tree, partial(self._opened, item))
                 item.arrived_s[path] = arrived_s
         except (ScenarioError, Unsupported) as error:
             self.lose(item, item.place, str(error))
@@ -409,7 +263,7 @@ class Peer:
         for ref in refs:
             try:
                 tree = replaced(self.value(ref), item.codes, ref.path) if header["is_coded"] else self.value(ref)
-                trees.append(_without(tree, ref.path, known))
+                trees.append(without(tree, ref.path, known))
             except (KeyError, IndexError, TypeError):
                 return pack({"lost": self.home, "error": f"Ref of {item.label}: got part {list(ref.path)!r}, which its value does not have"})
         try:
@@ -873,284 +727,5 @@ class Peer:
         return arrived, lost
 
 
-class PlaceNode(Node):
-    """A program's handle on its place, on real machines. Its verbs are called in the program's own thread."""
-
-    def __init__(self, peer: Peer, name: str, id: str, on_report: Callable[[Any, Any, dict[str, Any]], None] | None = None) -> None:
-        self.peer = peer
-        self.place = name
-        self.id = id
-        self.epoch = peer.epoch
-        self.number = 0
-        self.sequences: dict[tuple[str, int, str], int] = {}
-        self.on_report = on_report
-
-    @property
-    def name(self) -> str:
-        return self.place
-
-    @property
-    def now_s(self) -> float:
-        return self.peer.clock.now_s()
-
-    def _present(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if name not in self.peer.absent]
-
-    @property
-    def children(self) -> list[str]:
-        return self._present(self.peer.network.children(self.place))
-
-    @property
-    def neighbors(self) -> list[str]:
-        return self._present(self.peer.network.neighbors(self.place))
-
-    @property
-    def clients(self) -> list[str]:
-        return self._present(self.peer.network.clients(self.place))
-
-    @property
-    def network(self) -> Snapshot:
-        peer = self.peer
-        return snapshot(peer.network, peer.task, peer.seed, self.place, self.now_s, lambda name: name not in peer.absent)
-
-    @property
-    def requests(self) -> Sequence[Request]:
-        return self.peer.task.requests.get(self.name, ())
-
-    def estimate(self, fn: Callable[..., Any], where: str, *args: Any) -> Estimate:
-        peer = self.peer
-        name, owner = peer.wire.functions.name_of(fn)
-        message = pack({"fn": name, "owner": owner}, peer.wire.encode(args))
-        answer = peer.sync(peer.estimate(message) if where == peer.home else _reached(peer.post(where, "estimate", message), where))
-        found, _ = unpack(answer)
-        if "error" in found:
-            raise ScenarioError(found["error"])
-        return Estimate(*found["estimate"])
-
-    # --- issuing ----------------------------------------------------------------------------------------------------------------------
-
-    def _issue(
-        self, fn: Callable[..., Any], where: Sequence[str], args: tuple[Any, ...], each: Sequence[Sequence[Any]], on: str | None, priority: int,
-        share_hz: Sequence[float] | None, is_program: bool = False,
-    ) -> list[Ref]:  # fmt: skip
-        peer = self.peer
-        if each and len(each) != len(where):
-            raise ScenarioError(f"map(each=...): got {len(each)} entries for {len(where)} places; allowed is one entry per place")
-        if share_hz is not None:
-            raise Unsupported("map(share_hz=...): got shares of a band; real links share themselves; use the simulated engine, or leave it out")
-        if self.epoch != peer.epoch:
-            raise DeviceLost(self.place)
-        name, owner = peer.wire.functions.name_of(fn)
-        shared = peer.wire.encode(args) if args else None
-        refs: list[Ref] = []
-        calls: list[tuple[PlaceRef, bytes]] = []
-        parts: list[bytes] = []
-        for i, place in enumerate(where):
-            if place not in peer.network.places:
-                some = ", ".join(list(peer.network.places)[:3])
-                raise ScenarioError(f"{function_name(fn)}: got place {str(place)!r}; allowed are the network's places (such as {some})")
-            slots = peer.network.places[place].device.slots
-            if on is not None and on not in slots and not is_program:
-                raise ScenarioError(f"call(on={on!r}) at '{place}': its device has {sorted(slots)}; use one of these, or declare Device(slots=...)")
-            self.number += 1
-            ref = PlaceRef(peer, f"{self.id}.{self.number}", place)
-            refs.append(ref)
-            if place in peer.absent:
-                peer.loop.call_soon_threadsafe(lambda ref=ref: peer.lose(peer.item(ref.id, ref.where), ref.where))
-                continue
-            epoch = peer.epoch if place == peer.home else peer.epochs.get(place, 0)
-            sequence = None
-            if on is not None and priority >= 0 and not is_program:
-                sequence = self.sequences.get((place, epoch, on), 0)
-                self.sequences[place, epoch, on] = sequence + 1
-            header = {
-                "id": ref.id, "fn": name, "owner": owner, "program": self.id, "seq": sequence, "on": on, "priority": priority, "by": self.place,
-                "epoch": epoch, "is_program": is_program, "sent_s": self.now_s, "paused_s": peer.clock.paused_s, "made_at": _caller(),
-            }  # fmt: skip
-            own = [peer.wire.encode(tuple(each[i]))] if each else []
-            parts += own
-            calls.append((ref, pack(header, *([shared] if shared is not None else []), *own)))
-        if peer.codec is not None and not is_program and calls:
-            told = {"calls": [[ref.id, ref.where] for ref, _ in calls]}
-            peer.sync(self._give(pack(told, shared if shared is not None else peer.wire.encode(()), *parts)))
-        for ref, message in calls:
-            if ref.where == peer.home:
-                peer.loop.call_soon_threadsafe(peer.accept, message)
-            else:
-                peer.loop.call_soon_threadsafe(lambda ref=ref, message=message: peer.send(self._deliver(ref, message)))
-        return refs
-
-    async def _give(self, message: bytes) -> None:
-        """Let the peer that will take the calls' values know their arguments."""
-        if self.peer.home is not None:
-            self.peer.give(message)
-        else:
-            await self.peer.post(self.place, "give", message)
-
-    async def _deliver(self, ref: PlaceRef, message: bytes) -> None:
-        """Bring a call to its place."""
-        peer = self.peer
-        try:
-            answer, _ = unpack(await peer.post(ref.where, "call", message))
-            is_lost = "lost" in answer
-        except Unreachable:
-            is_lost = True
-        if is_lost:
-            peer.lose(peer.item(ref.id, ref.where), ref.where)
-
-    def map(
-        self,
-        fn: Callable[..., Any],
-        where: Sequence[str],
-        *args: Any,
-        each: Sequence[Sequence[Any]] = (),
-        on: str | None = "cpu",
-        priority: int = 0,
-        share_hz: Sequence[float] | None = None,
-    ) -> list[Ref]:
-        return self._issue(fn, where, args, each, on, priority, share_hz)
-
-    def call(self, fn: Callable[..., Any], where: str, *args: Any, on: str | None = "cpu", priority: int = 0) -> Ref:
-        return self._issue(fn, (where,), args, (), on, priority, None)[0]
-
-    def program(self, where: str, fn: Callable[..., Any], *args: Any) -> Ref:
-        return self._issue(fn, (where,), args, (), None, 0, None, is_program=True)[0]
-
-    def put(self, value: Any) -> Ref:
-        peer = self.peer
-        self.number += 1
-        ref = PlaceRef(peer, f"{self.id}.{self.number}", self.place)
-        blob = peer.wire.encode(value)
-        if peer.home is not None:
-            peer.sync(peer.put(ref.id, blob))
-        else:
-            peer.loop.call_soon_threadsafe(lambda: peer.send(peer.post(self.place, "put", pack({"id": ref.id}, blob))))  # type: ignore[arg-type]
-        return ref
-
-    # --- verbs that suspend -----------------------------------------------------------------------------------------------------------
-
-    def _wait(self, refs: Sequence[Any], need: int, timeout_s: float | None, verb: str) -> tuple[list[int], list[int]]:
-        for i, ref in enumerate(refs):
-            if not isinstance(ref, PlaceRef):
-                raise ScenarioError(f"node.{verb}: got {type(ref).__name__} at position {i}; allowed are Refs of this run")
-        if self.epoch != self.peer.epoch:
-            raise DeviceLost(self.place)
-        return self.peer.sync(self.peer.wait(refs, need, timeout_s))
-
-    def fetch(self, refs: Any) -> Any:
-        many = refs if isinstance(refs, list | tuple) else [refs]
-        lost = self._wait_all(many)
-        if lost:
-            raise DeviceLost(next(iter(lost.values())))
-        values = self._values(many)
-        return values if isinstance(refs, list | tuple) else values[0]
-
-    def first(self, refs: Sequence[Ref], k: int, timeout_s: float | None = None) -> tuple[list[Ref], list[Ref], list[Ref]]:
-        if k < 0:
-            raise ScenarioError(f"node.first(k={k}): allowed are integers >= 0")
-        arrived, lost = self._wait(refs, min(k, len(refs)), timeout_s, "first")
-        arrived = arrived[:k]
-        gone = set(arrived) | set(lost)
-        self.peer.lines.append({"kind": "first", "place": self.place, "program": self.id, "of": len(refs), "arrived": arrived, "lost": lost})
-        return [refs[i] for i in arrived], [ref for i, ref in enumerate(refs) if i not in gone], [refs[i] for i in lost]
-
-    def reduce(
-        self, refs: Sequence[Ref], weights: Sequence[float] | None = None, over: Any = None, on_loss: OnLoss = "renormalize", like: Any = None
-    ) -> Any:
-        return fold(self, refs, weights, over, on_loss, like, self._wait_all, self._values)
-
-    def _wait_all(self, refs: Sequence[Any]) -> dict[int, str]:
-        _, lost = self._wait(refs, len(refs), None, "fetch")
-        return {i: self.peer.items[refs[i].id].lost or refs[i].where for i in sorted(lost)}
-
-    def _values(self, refs: Sequence[Any]) -> list[Any]:
-        return [self.peer.value(ref) for ref in refs]
-
-    def over_the_air(self, over: AirSum, refs: Sequence[Ref]) -> Any:
-        """Refuse: wires and sockets add nothing up on the way."""
-        raise Unsupported("air_sum: it needs a radio channel that adds signals up; use the simulated engine, or another reducer")
-
-    def sleep(self, until_s: float) -> None:
-        while (left_s := until_s - self.now_s) > 0:
-            time.sleep(min(left_s, 0.5))  # the clock may stand still meanwhile
-
-    def report(self, *, model: Any = None, personal: Mapping[str, Any] | None = None, **metrics: Any) -> None:
-        if self.on_report is not None:
-            self.on_report(model, personal, metrics)
-        else:
-            tree = {"model": model, "personal": None if personal is None else dict(personal), "metrics": metrics}
-            self.peer.reports.append(self.peer.wire.encode(tree))
-
-    def rng(self, *labels: object) -> np.random.Generator:
-        return generator(self.peer.seed, "node", self.place, *labels)
-
-
 def _one_step(here: Here, x: Params) -> Params:
     return here.train(x, steps=1, lr=0.0, batch_size=1)
-
-
-async def _reached(answer: Awaitable[bytes], place: str) -> bytes:
-    """An answer, or DeviceLost."""
-    try:
-        return await answer
-    except Unreachable:
-        raise DeviceLost(place) from None
-
-
-def _write_ref(ref: Ref) -> Any:
-    if not isinstance(ref, PlaceRef):
-        raise ScenarioError(f"argument {ref!r}: got a Ref of another engine; allowed are Refs of this run")
-    return [ref.id, ref.where, list(ref.path)]
-
-
-def _seen(future: asyncio.Future[None]) -> None:
-    """A loss that nobody waits for is no error."""
-    if not future.cancelled():
-        future.exception()
-
-
-def _fail(future: asyncio.Future[None], error: Exception) -> None:
-    future.set_exception(error)
-    future.add_done_callback(_seen)
-
-
-def _take(item: Item, path: Path, tree: Any, opened: Callable[[Any], Any]) -> int:
-    """Put a part that has come beside those that are here; return the bytes of what is new."""
-    size = 0
-
-    def merge(part: Any, at_path: Path) -> Any:
-        nonlocal size
-        kind = type(part)
-        if kind is dict:
-            return {key: merge(value, (*at_path, key)) for key, value in part.items()}
-        if kind is list or kind is tuple:
-            return kind([merge(value, (*at_path, i)) for i, value in enumerate(part)])
-        if at_path not in item.leaves:
-            item.leaves[at_path] = opened(part)
-            body = part.size_bytes if isinstance(part, Code) else body_bytes(part)
-            size += body if body >= 0 else control_bytes(part)
-        return item.leaves[at_path]
-
-    item.trees[path] = merge(tree, path)
-    return size
-
-
-def _without(tree: Any, path: Path, known: set[Path]) -> Any:
-    """A part without the leaves that the other side has; `known` grows by the rest."""
-    kind = type(tree)
-    if kind is dict:
-        return {key: _without(value, (*path, key), known) for key, value in tree.items()}
-    if kind is list or kind is tuple:
-        return kind([_without(value, (*path, i), known) for i, value in enumerate(tree)])
-    if path in known:
-        return None
-    known.add(path)
-    return tree
-
-
-def _caller() -> str:
-    """file:line of the method's text that called a verb."""
-    import sys
-
-    frame = sys._getframe(3)  # pyright: ignore[reportPrivateUsage]  (inspect would read the source file)
-    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"

@@ -222,7 +222,6 @@ class Pool(Executor):
         self.memory = mmap.mmap(-1, REGION_BYTES * (count + 1))
         self.shelf = Shelf(self.memory, Region(0, REGION_BYTES), {task.model.key: task.model}, is_parent=True)
         context = multiprocessing.get_context("fork")
-        torch.mm(*[torch.empty(1, 1, device="meta")] * 2)  # torch imports what it needs for shapes once, not in each process
         self.workers: list[_Worker] = []
         for i in range(count):
             mine, theirs = context.Pipe()

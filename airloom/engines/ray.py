@@ -33,7 +33,9 @@ from typing import Any
 import torch
 
 from airloom.engines.measured import MeasuredWorld, Tally, WallClock
-from airloom.engines.places import Peer, PlaceNode, PlaceRef, Unreachable, pack, unpack
+from airloom.engines.placed import PlaceRef, Unreachable, pack, unpack
+from airloom.engines.placenode import PlaceNode
+from airloom.engines.places import Peer
 from airloom.errors import DeviceLost, MissingExtra, RunFailed, ScenarioError, Unsupported
 from airloom.network.network import Network
 from airloom.program.method import Method, Service

@@ -210,15 +210,23 @@ class SimNode(Node):
     def reduce(
         self, refs: Sequence[Ref], weights: Sequence[float] | None = None, over: Any = None, on_loss: OnLoss = "renormalize", like: Any = None
     ) -> Any:
-        return fold(self, refs, weights, over, on_loss, like, self._wait_all, self._values)
+        return fold(self, refs, weights, over, on_loss, like, self._wait_all, self._values, self._folded)
 
     def _wait_all(self, refs: Sequence[Any]) -> dict[int, str]:
         _, lost = self._wait(refs, len(refs), None, "reduce")
         return {i: refs[i].root.lost_device for i in lost}
 
     def _values(self, refs: Sequence[Any]) -> list[Any]:
-        self.prefetch(refs)
-        return [self.sim.numerics.value(ref, self.site.name) for ref in refs]
+        numerics = self.sim.numerics
+        numerics.is_folding = True
+        try:
+            self.prefetch(refs)
+        finally:
+            numerics.is_folding = False
+        return [numerics.value(ref, self.site.name) for ref in refs]
+
+    def _folded(self, refs: Sequence[Any]) -> None:
+        self.sim.numerics.release([ref.root for ref in refs])
 
     def sleep(self, until_s: float) -> None:
         sim = self.sim

@@ -79,6 +79,7 @@ class Simulation:
         self.wires = self.values.wires = Wires(self.kernel, network, self.sites.__getitem__, self.totals, seed, arrived, log_hop)
         self.watch = None if span is None else Watch(self.kernel, self.numerics, self.wires, span)
         self.ended = self.on_end  # bound once: an event each
+        self.changed = self.on_change
         self.pricer = Pricer(task, seed)
         self.is_lossy = self.wires.is_lossy
         self.is_loaded = not network.load.is_idle
@@ -97,7 +98,7 @@ class Simulation:
                     self._set_absent(site)
                 change_s = network.next_change(name, 0.0, self.seed)
                 if change_s is not None:
-                    self.kernel.later(change_s, self.on_change, name)
+                    self.kernel.later(change_s, self.changed, name)
 
     def on_change(self, name: str) -> None:
         """The churn model says that a place comes or goes now."""
@@ -109,7 +110,7 @@ class Simulation:
             (self.join if is_on else self.leave)(name)
         change_s = network.next_change(name, kernel.now, self.seed)
         if change_s is not None:
-            kernel.later(change_s, self.on_change, name)
+            kernel.later(change_s, self.changed, name)
         self._tell_change()
 
     def _tell_change(self) -> None:
@@ -362,7 +363,7 @@ class Simulation:
         if not isinstance(leaf, SimRef):
             return leaf
         root = leaf.root
-        if root.has_value:
+        if root.has_value:  # or what is left of it
             return map_leaves(to_meta, at(root.value, leaf.path))
         call = root.call
         if call is None or call.price is None:
@@ -509,8 +510,8 @@ class Simulation:
     def end_round(self) -> None:
         """A round ends: relays and places drop what only the round needed."""
         self.wires.forget_copies()
-        for site in self.sites.values():
-            site.held_bytes = 0
+        self.values.forget_held()
+        self.numerics.folded_bytes = 0
         self.numerics.round += 1
 
     def site_joules(self, site: Site) -> float:

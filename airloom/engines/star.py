@@ -291,9 +291,9 @@ class StarWorld(MeasuredWorld):
         return machine.epoch is None and waited_s < (self.manners.start_s if machine.greeting is None else self.manners.load_s)
 
     def is_present(self, name: str) -> bool:
-        """Whether a place can be used now."""
-        machine = self.places[name].machine
-        return machine is None or machine.epoch is not None
+        """Whether a place can be used now; what lies between the server and the clients in the scenario's network is not there."""
+        place = self.places.get(name)
+        return place is not None and (place.machine is None or place.machine.epoch is not None)
 
     def _look(self) -> None:
         """Greet machines that are not here."""

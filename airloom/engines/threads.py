@@ -68,14 +68,16 @@ class ThreadWorld:
         network, task: from the scenario; `task.residents` are the endpoints.
         seed: names random streams.
         workers: calls at once.
+        state: what a place keeps from before, such as a trained policy; calls read it and change nothing.
     """
 
-    def __init__(self, network: Network, task: Task, seed: int, workers: int) -> None:
+    def __init__(self, network: Network, task: Task, seed: int, workers: int, state: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.network = network
         self.task = task
         self.seed = seed
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="airloom-call")
         self.began_s = time.monotonic()
+        self.state = state or {}
         self.price = 0.0
         self.joules = 0.0
         self.lock = threading.Lock()
@@ -90,8 +92,9 @@ class ThreadWorld:
         given = map_leaves(_value, args)
         started_s = self.now_s
         place = self.network.places[where]
+        kept = dict(self.state.get(where) or {})
         here = Here(
-            name=where, device=place.device, facts=place.facts, start_s=started_s, state={}, task=self.task, drawn=0, seed=self.seed
+            name=where, device=place.device, facts=place.facts, start_s=started_s, state=kept, task=self.task, drawn=0, seed=self.seed
         )  # fmt: skip
         value = fn(here, *given)
         ended_s = self.now_s

@@ -35,6 +35,7 @@ class Values:
         self.ready = ready
         self.lose_call = lose_call
         self.asked: dict[Value, None] = {}
+        self.holders: dict[Site, None] = {}  # places to which something came in this round
         kernel.endings.append(self.send_asked)
 
     def make(self, site: Site, root: Value) -> None:
@@ -200,13 +201,15 @@ class Values:
         """A message has reached its place."""
         subject = transfer.subject
         if type(subject) is Call:
-            subject.site.held_bytes += transfer.body
+            if transfer.body:
+                self._hold(subject.site, transfer.body)
             subject.missing -= 1
             if not subject.missing and not subject.is_lost:
                 self.ready(subject)
             return
         site: Site = transfer.route[-1].target  # type: ignore[assignment]
-        site.held_bytes += transfer.body
+        if transfer.body:
+            self._hold(site, transfer.body)
         if type(subject) is Delivery:
             subject.root = subject.carrier = None
             if not subject.is_lost:
@@ -221,6 +224,17 @@ class Values:
             delivery.missing -= 1
             if not delivery.missing and not delivery.is_lost:
                 self._arrive(delivery)
+
+    def _hold(self, site: Site, nbytes: int) -> None:
+        """A message came: a place holds it until the round ends."""
+        site.held_bytes += nbytes
+        self.holders[site] = None
+
+    def forget_held(self) -> None:
+        """A round ends: places drop what came to them in it."""
+        for site in self.holders:
+            site.held_bytes = 0
+        self.holders.clear()
 
     def _arrive(self, delivery: Delivery) -> None:
         """A part of a value is at the place that asked."""

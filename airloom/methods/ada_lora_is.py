@@ -60,7 +60,7 @@ class AdaLoRAIS(Method):
     beta: float = ranged(0, 1e12, default=2.2043, open_low=True)
     nu: float = ranged(0, 10, default=1.0)
     bandwidth: Literal["common", "equal", "cell"] = "common"
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
     optimizer: Optimizer = part(local_optimizer, SGD())

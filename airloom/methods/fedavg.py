@@ -42,7 +42,7 @@ class FedAvg(Method):
     engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     local_epochs: int = ranged(0, 1_000, default=0)
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
@@ -55,10 +55,11 @@ class FedAvg(Method):
 
     def round(self, server: Node, s: State) -> State:
         x, N, samples, t0 = s["x"], server.clients, server.network.samples, server.now_s
-        history = s["history"] | {"samples": {n: samples[n] for n in N}}  # clients come and go, and so do their data
+        history = s["history"] | {"samples": samples}  # clients come and go, and so do their data
         P = self.select.choose(N, max(1, round(self.fraction * len(N))), history, server.rng("select", s["t"]))
         w = [samples[n] for n in P] if self.weights == "samples" else None
-        out = self.protect.seal(server, server.map(self.client, P, x), w, about=x)
+        x_n = self.protect.given(server, x)
+        out = self.protect.seal(server, server.map(self.client, P, x_n), w, about=x_n)
         mean = self.protect.reduce(server, out, w, like={"x": x, "loss": 0.0})
         took_s = {r: r.arrived_s - t0 for r in out if r.arrived_s is not None}  # those that came
         x = mean["x"] if took_s else x
@@ -69,7 +70,7 @@ class FedAvg(Method):
             losses={r.place: loss for r, loss in zip(took_s, losses, strict=True)},
             durations_s={r.place: seconds for r, seconds in took_s.items()},
         )
-        return {"x": x, "history": history, "t": s["t"] + 1}
+        return {"x": x, "history": history | {"samples": {}}, "t": s["t"] + 1}  # they are asked for anew
 
     def client(self, here: Here, x: Params) -> dict[str, Any]:
         H = self.local_epochs * here.data.batches(self.batch_size) if self.local_epochs else self.local_steps

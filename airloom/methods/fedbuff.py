@@ -45,7 +45,7 @@ class FedBuff(Method):
     refill: Literal["arrival", "step"] = "arrival"
     server_lr: float = ranged(0, 100, default=1.0, open_low=True, tune=(0.5, 1.0))
     staleness_power: float = ranged(0, 10, default=0.5)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from airloom.models.params import Params, zeros_like
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 
 
@@ -34,6 +35,7 @@ class FedDyn(Method):
         alpha: strength of the pull to x (0.1 to 0.001 in the paper's experiments).
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Acar et al. 2021, arXiv 2111.04263"
@@ -41,9 +43,10 @@ class FedDyn(Method):
 
     alpha: float = ranged(0, 1e3, default=0.1, open_low=True, tune=(0.01, 0.1, 1.0))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "sum": zeros_like(x), "bit": {}, "t": 0}  # sum: of all updates that ever came, - |N| h / alpha
@@ -52,8 +55,8 @@ class FedDyn(Method):
         x, N = s["x"], server.clients
         bit = s["bit"] | {n: False for n in N if n not in s["bit"]}  # of all clients ever seen
         P = Uniform().choose(N, max(1, round(self.fraction * len(N))), {"samples": bit}, server.rng("select", s["t"]))
-        out = server.map(self.client, P, x, each=[(bit[n],) for n in P])
-        dx = server.reduce(out, like=x)
+        out = self.protect.seal(server, server.map(self.client, P, x, each=[(bit[n],) for n in P]), None)
+        dx = self.protect.reduce(server, out, None, like=x)
         came = [r.place for r in out if r.arrived_s is not None]
         total = s["sum"] + len(came) * dx
         if came:

@@ -56,7 +56,7 @@ class Grouped(Method):
     grouping: Literal["icg", "random"] = "icg"
     normalize: bool = False
     fraction: float = ranged(0, 1, default=0.3, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=5, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=5, tune=(5, 20, 80))
     local_epochs: int = ranged(0, 1_000, default=0)
     lr: float = ranged(0, 100, default=0.03, open_low=True, tune=(0.01, 0.03, 0.1))
     batch_size: int = ranged(1, 1_000_000, default=16)

@@ -45,7 +45,7 @@ class FedLoRA(Method):
 
     rank: int = ranged(0, 1_000_000, default=0)
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
     optimizer: Optimizer = part(local_optimizer, SGD())

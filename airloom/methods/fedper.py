@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 from airloom.models.params import Params, join
 from airloom.models.submodel import layers
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 
 
@@ -30,6 +31,7 @@ class FedPer(Method):
         own_layers: how many of the last layers a client keeps for itself (1 to 4 in the paper's experiments); a model of no more is all private.
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Arivazhagan et al. 2019, arXiv 1912.00818"
@@ -37,9 +39,10 @@ class FedPer(Method):
 
     own_layers: int = ranged(1, 1_000, default=1)
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         base, head = self.parts(x)
@@ -48,9 +51,11 @@ class FedPer(Method):
     def round(self, server: Node, s: State) -> State:
         base, N, samples = s["base"], server.clients, server.network.samples
         P = Uniform().choose(N, max(1, round(self.fraction * len(N))), {"samples": samples}, server.rng("select", s["t"]))
-        out = server.map(self.client, P, base, s["head"])
-        mean = server.reduce([r["sent"] for r in out], [samples[n] for n in P], like={"base": base})
-        came = [r for r in out if r["sent"].arrived_s is not None]
+        w, base_n = [samples[n] for n in P], self.protect.given(server, base)
+        out = server.map(self.client, P, base_n, s["head"])
+        sent = self.protect.seal(server, [r["sent"] for r in out], w, about=base_n)
+        mean = self.protect.reduce(server, sent, w, like={"base": base})
+        came = [r for r, y in zip(out, sent, strict=True) if y.arrived_s is not None]
         base = mean["base"] if came else base
         own = s["own"] | {r.place: r["x"] for r in came}  # Refs: evaluated where they are
         start = s["start"] if base is None else s["start"] | base

@@ -40,7 +40,7 @@ class FedProx(Method):
 
     mu: float = ranged(0, 1_000, default=0.01, tune=(0.001, 0.01, 0.1))
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
     compute_s: float = ranged(0, 1_000_000, default=0.0)
@@ -53,7 +53,8 @@ class FedProx(Method):
         x, N, samples = s["x"], server.clients, server.network.samples
         P = Uniform().choose(N, max(1, round(self.fraction * len(N))), {"samples": samples}, server.rng("select", s["t"]))
         w = [samples[n] for n in P]
-        out = self.protect.seal(server, server.map(self.client, P, x), w, about=x)
+        x_n = self.protect.given(server, x)
+        out = self.protect.seal(server, server.map(self.client, P, x_n), w, about=x_n)
         mean = self.protect.reduce(server, out, w, like=x)
         x = mean if any(r.arrived_s is not None for r in out) else x
         server.report(round=s["t"], model=x)

@@ -49,7 +49,7 @@ class FedZO(Method):
     engines: ClassVar[tuple[str, ...]] = ("simulated", "ray", "flower")
 
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.01, open_low=True, tune=(0.003, 0.01, 0.03))
     batch_size: int = ranged(1, 1_000_000, default=25)
     mu: float = ranged(0, 1e3, default=1e-3, open_low=True)

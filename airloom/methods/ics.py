@@ -68,7 +68,7 @@ class ICS(Method):
     pilot_rounds: int = ranged(2, 10_000, default=10)
     pilot_q: float = ranged(0, 1, default=0.2, open_low=True)
     slot_s: float = ranged(0, 1e9, default=0.0)
-    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
 

@@ -52,7 +52,7 @@ class OrderedSGD(Method):
     examples: Orderer | None = part(maybe_orderer, None)
     fraction: float = ranged(0, 1, default=0.5, open_low=True)
     epoch_lr: float = ranged(0, 100, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=5, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=5, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
     clip_norm: float | None = None

@@ -49,7 +49,7 @@ class SequentialSplit(Method):
     cut: int = ranged(0, 10_000, default=1)
     labels: Literal["server", "client"] = "server"
     fraction: float = ranged(0, 1, default=1.0, open_low=True)
-    local_steps: int = ranged(1, 100_000, default=5, tune=(5, 10, 20))
+    local_steps: int = ranged(1, 100_000, default=5, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.03, open_low=True, tune=(0.01, 0.03, 0.1))
     batch_size: int = ranged(1, 1_000_000, default=16)
     clip_norm: float | None = None

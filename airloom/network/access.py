@@ -29,6 +29,7 @@ from airloom.network.churn import AlwaysOn, Churn, Without
 from airloom.network.device import Device
 from airloom.network.link import Link
 from airloom.network.network import Network, Place
+from airloom.network.trace import Trace
 
 _POWER_CONTROL_HZ = 180e3  # TS 38.213 section 7.1.1 counts bandwidth in resource blocks of 180 kHz (2^mu M)
 _NEIGHBORS = 18  # base stations that the geometry of interference looks at: two rings
@@ -209,6 +210,7 @@ def cells(
     framing_bytes: int = 0,
     detect_s: float = 0.0,
     on_leave: Literal["keep", "wipe"] = "keep",
+    backhaul: Sequence[Trace] = (),
 ) -> Network:
     """Return a cloud, base stations on a hexagonal grid behind wired backhaul, and phones in their cells (one up, one down `Cell` each).
 
@@ -217,6 +219,7 @@ def cells(
     devices : the phones, dealt to the base stations in equal blocks. base_station, root : their devices.
     seed : positions, lines of sight and shadowing are drawn from (seed, base station).
     plan : `CellPlan()` if None.
+    backhaul : traces of the wired links, dealt to the base stations in turn, instead of the plan's `backhaul_bps`.
 
     Phones that no band reaches in one direction or the other stay in the network, are listed in `Network.unreachable` and never present.
 
@@ -238,8 +241,10 @@ def cells(
     for b in range(base_stations):
         x, y = centers[b].tolist()
         places.append(Place(name=f"{base_name}{b}", device=base_station, parent=root_name, role="edge", position_m=(x, y)))
+        trace = backhaul[b % len(backhaul)] if backhaul else None
+        rate_bps = None if trace is not None else plan.backhaul_bps
         for source, target in ((places[-1].name, root_name), (root_name, places[-1].name)):
-            links.append(Link(source=source, target=target, latency_s=plan.backhaul_latency_s, direction="backhaul", rate_bps=plan.backhaul_bps))
+            links.append(Link(source=source, target=target, latency_s=plan.backhaul_latency_s, direction="backhaul", rate_bps=rate_bps, trace=trace))
     for b in range(base_stations):
         names = [f"{client_name}{i}" for i in range(bounds[b], bounds[b + 1])]
         unreachable += _fill_cell(plan, seed, f"{base_name}{b}", b, centers, names, devices[bounds[b] : bounds[b + 1]], places, links)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from airloom.network.check import need_non_negative, need_positive, refuse
 
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 Direction = Literal["up", "down", "backhaul", "peer"]
 _DIRECTIONS = ("up", "down", "backhaul", "peer")
+
+
+class Hop(NamedTuple):
+    """A link of a route as a planner sees it: its rate now (bit/s; infinite where it is free), latency, and bytes on top of every message."""
+
+    source: str
+    target: str
+    rate_bps: float
+    latency_s: float
+    framing_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -124,21 +124,26 @@ class Surrogate:
         eps_low, eps_high: of the clip; inf: none.
         reduction: n_i: "sum" is 1, "mean" the row's own tokens, "constant" is T (Dr.GRPO).
         actions: how many of the first tokens the policy chooses from; None: all.
+        entropy: weight of the chances' entropy at own tokens, which keeps a policy from settling before it has seen enough; 0 is the unbiased one.
     """
 
     eps_low: float = ranged(0, inf, default=inf)
     eps_high: float = ranged(0, inf, default=inf)
     reduction: Literal["sum", "mean", "constant"] = "sum"
     actions: int | None = None
+    entropy: float = ranged(0, inf, default=0.0)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def __call__(self, out: Any, batch: Batch) -> Tensor:
         token, mask, A, old = batch.y.unbind(-1)
-        logp = out[..., : self.actions].log_softmax(-1).gather(-1, token.long()[..., None])[..., 0]
+        chances = out[..., : self.actions].log_softmax(-1)
+        logp = chances.gather(-1, token.long()[..., None])[..., 0]
         gamma = ((logp - old) * mask).exp()
         gain = torch.minimum(gamma * A, gamma.clamp(1.0 - self.eps_low, 1.0 + self.eps_high) * A) * mask
+        if self.entropy:
+            gain = gain - self.entropy * (chances.exp() * chances).sum(-1) * mask
         n = mask.sum(-1).clamp(min=1.0) if self.reduction == "mean" else float(mask.shape[-1]) if self.reduction == "constant" else 1.0
         return -(gain.sum(-1) / n).mean()
 

@@ -4,7 +4,8 @@
     one cloud answer for each prompt where some y_i = ask, or where all y_i fail;  it replaces the asking ones and carries no gradient
     rewards r_i, costs c_i = 1[y_i = ask]  ->  A  ->  theta <- optimizer(theta, gradient of the surrogate)
 
-Systems differ in rewards, filter and dual variable: `lesson`. Serving: the device model answers or asks, after its own attempt.
+Systems differ in rewards, filter and dual variable: `lesson`. Tasks may come one after another: theta, the optimizer and what `lesson` keeps are
+carried over, and after each task the policy is examined on all of them. Serving: the device model answers or asks, after its own attempt.
 
 Paper: the common core of arXiv 2509.24050 (GAPG) and arXiv 2602.00166 (DA-GRPO).
 Symbols: x prompt, B `prompts`, G `group`, theta the policy's values.
@@ -15,23 +16,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from airloom.errors import ScenarioError
+from airloom.models.module import ModelSpec
 from airloom.parts.advantage import Surrogate, decisions, draw
 from airloom.parts.assistant import Assistant, Reply
 from airloom.parts.optimizer import ServerAdam
 from airloom.program.here import Here
 from airloom.program.method import ranged
 from airloom.program.node import Node
-from airloom.tasks.arithmetic import ASK, IDS, WORDS, TinySolver, texts
+from airloom.program.ref import Ref
+from airloom.tasks.arithmetic import ASK, IDS, WORDS, TinySolver, belongs, texts, tiny
 from airloom.tasks.requests import Request
 
 Flags = NDArray[np.bool_]
+HELD = 5  # of a stream's rows every fifth is for exams (ours)
 
 
 class Tries(NamedTuple):
@@ -56,12 +60,16 @@ class Asker(Assistant):
     """An assistant whose device model is trained, when the service starts, to answer or to ask.
 
     Arguments:
-        steps: updates.
+        steps: updates, per task.
+        stream: tasks in the order in which they come: "+*" is sums only, then all that multiplies; "" is one task with all questions.
         prompts, group: B and G.
         optimizer: of theta (Adam, ours).
     """
 
+    learns: ClassVar[ModelSpec | None] = tiny()
+
     steps: int = ranged(0, 1_000_000, default=300)
+    stream: Literal["", "+*", "*+"] = ""
     prompts: int = ranged(1, 100_000, default=32)
     group: int = ranged(2, 10_000, default=8)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
@@ -76,18 +84,31 @@ class Asker(Assistant):
         """Train at the first device, then hand the policy to all."""
         theta = node.program(node.clients[0], self.train, node.name)
         node.fetch(node.map(self.install, node.clients, theta))
+        node.report(model=theta)
 
     def train(self, device: Node, cloud: str) -> Any:
-        for t in range(self.steps):
-            tried = device.call(self.sample, device.name, t)
-            asked = device.fetch(tried["questions"])
-            told = device.map(self.tell, [cloud] * len(asked), each=[[question] for question in asked])
-            arrived, _, _ = device.first(told, len(told), self.timeout_s)  # what the cloud does not answer in time it has not solved
-            device.report(**device.fetch(device.call(self.learn, device.name, tried, arrived, t)))
+        for k, task in enumerate(self.stream or [""]):
+            for t in range(k * self.steps, (k + 1) * self.steps):
+                tried = device.call(self.sample, device.name, t, task)
+                device.report(**device.fetch(device.call(self.learn, device.name, tried, self.told(device, cloud, tried), t)))
+            for other in self.stream:
+                sat = device.call(self.examine, device.name, other)
+                device.report(after=k, exam=other, **device.fetch(device.call(self.grade, device.name, sat, self.told(device, cloud, sat))))
         return device.fetch(device.call(self.policy, device.name))
 
-    def sample(self, here: Here, t: int) -> dict[str, Any]:
+    def told(self, device: Node, cloud: str, tried: Any) -> Ref | list[Any]:
+        """One cloud answer per question, all in one message: nobody waits for a lesson. What the cloud does not answer in time it has not solved."""
+        asked = device.fetch(tried["questions"])
+        if not asked:
+            return []
+        arrived, _, _ = device.first([device.call(self.tell, cloud, asked)], 1, self.timeout_s * len(asked))
+        return arrived[0] if arrived else []
+
+    def sample(self, here: Here, t: int, task: str) -> dict[str, Any]:
         batch = here.batch(self.prompts)
+        if task:
+            practice, _ = self.divide(here, task)
+            batch = here.data.all().rows(torch.from_numpy(here.rng("rows", t).choice(practice, self.prompts)))
         x: Any = batch.x
         logits = here.forward(self.theta(here), x)[:, -1]
         tokens = draw(logits, self.group, here.rng("sample", t).random((len(batch), self.group)))
@@ -99,8 +120,36 @@ class Asker(Assistant):
         questions = sorted({prompt for prompt, needs in zip(prompts, needed) if needs})
         return {"x": x, "y": batch.y, "logits": logits, "tokens": tokens, "prompts": prompts, "questions": questions}
 
-    def tell(self, here: Here, question: str) -> list[str]:
-        return [question, here.answer(question)["text"]]
+    def examine(self, here: Here, task: str) -> dict[str, Any]:
+        """Held-out questions of a task, and what the policy, greedy as in service, does with them."""
+        batch: Any = here.data.all()
+        _, held = self.divide(here, task)
+        x, y = batch.x[held], batch.y[held, -1]
+        logits = here.forward(self.theta(here), x)[:, -1]
+        best = logits[:, :100].argmax(-1)
+        asks, prompts = logits[:, IDS[ASK]] > logits[:, :100].amax(-1), texts(x)
+        seconds = x.shape[1] / here.model.prefill_per_s + here.model.solver.reply_tokens / here.model.decode_per_s
+        here.cost(seconds=len(held) * seconds)
+        questions = sorted({prompt for prompt, does in zip(prompts, asks.tolist()) if does})
+        return {"y": y, "best": best, "asks": asks, "prompts": prompts, "questions": questions}
+
+    def divide(self, here: Here, task: str) -> tuple[list[int], list[int]]:
+        """Positions of the device's rows of a task: those to learn from, and those for exams."""
+        x: Any = here.data.all().x
+        mine = [i for i, question in enumerate(texts(x)) if belongs(question, task)]
+        return [i for k, i in enumerate(mine) if k % HELD], mine[::HELD]
+
+    def grade(self, here: Here, sat: dict[str, Any], told: list[list[str]]) -> dict[str, float]:
+        answers, asks = dict(told), sat["asks"]
+        cloud = torch.tensor([answers.get(question) == WORDS[int(y)] for question, y in zip(sat["prompts"], sat["y"])])
+        own = sat["best"] == sat["y"]
+        return {
+            "exam_accuracy": float(torch.where(asks, cloud, own).float().mean()), "exam_own": float(own.float().mean()),
+            "exam_asked": float(asks.float().mean()),
+        }  # fmt: skip
+
+    def tell(self, here: Here, questions: list[str]) -> list[list[str]]:
+        return [[question, here.answer(question)["text"]] for question in questions]
 
     def learn(self, here: Here, tried: dict[str, Any], told: list[list[str]], t: int) -> dict[str, float]:
         x, tokens, truth = tried["x"], tried["tokens"], tried["y"][:, -1]

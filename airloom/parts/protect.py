@@ -1,6 +1,7 @@
 """Protection of what clients send: a socket that any star method takes.
 
-    out = self.protect.seal(server, server.map(self.client, P, x), w, about=x)      # at the clients, before anything leaves them
+    x_n = self.protect.given(server, x)                                             # what the clients start from, sent once
+    out = self.protect.seal(server, server.map(self.client, P, x_n), w, about=x_n)  # at the clients, before anything leaves them
     mean = self.protect.reduce(server, out, w, like=x)
 
 `none` changes nothing. `gaussian(clip_norm=C, noise=z)` bounds each update and adds noise (differential privacy). `masked()` lets the server see no
@@ -41,6 +42,10 @@ class Protection(ABC):
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def given(self, node: Node, x: Any) -> Any:
+        """`x` in a form that reaches each client once, although it is used twice there: to start from, and to seal about."""
+        return node.put(x)
+
     @abstractmethod
     def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None) -> list[Ref]:
         """Refs, at the same places, of what may leave them.
@@ -58,6 +63,9 @@ class Protection(ABC):
 @dataclass(frozen=True, kw_only=True)
 class Unprotected(Protection):
     """Nothing: what clients make is what leaves them."""
+
+    def given(self, node: Node, x: Any) -> Any:
+        return x
 
     def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None) -> list[Ref]:
         return list(refs)
@@ -105,6 +113,8 @@ class Gaussian(Protection):
         """At a client: its value with a bounded update, and noise if it adds that."""
         update = map_leaves(lambda leaf: leaf - about if isinstance(leaf, Params) and about is not None else leaf, _models_only(value))
         models = [leaf for _, leaf in leaves(update) if isinstance(leaf, Params)]
+        if not models:
+            return update
         here.cost(flops=4.0 * sum(len(x) for x in models))
         norm = torch.stack([x.flat.double().square().sum() for x in models]).sum().sqrt()
         factor = (self.clip_norm / norm.clamp(min=1e-300)).clamp(max=1.0)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from airloom.network.link import Hop
 from airloom.program.ref import Ref
 from airloom.tasks.requests import Request
 
@@ -40,6 +41,7 @@ class Snapshot:
         samples: training rows at the device, or at all present clients below the place.
         facts: what the scenario declares per device.
         parent: the place directly above.
+        hops: the route from one place to another, link by link.
     """
 
     up_bps: Mapping[str, float]
@@ -50,6 +52,7 @@ class Snapshot:
     memory_bytes: Mapping[str, float]
     samples: Mapping[str, int]
     facts: Mapping[str, Mapping[str, Any]]
+    hops: Callable[[str, str], tuple[Hop, ...]]
     cell: Mapping[str, str] = field(default_factory=dict[str, str])
     parent: Mapping[str, str] = field(default_factory=dict[str, str])
 

@@ -12,7 +12,14 @@ from airloom.scenarios.phones import enough
 from airloom.scenarios.scenario import Scenario
 from airloom.tasks import TaskSettings, make_task
 
-SUITED: Mapping[str, Mapping[str, Any]] = {}
+SUITED: Mapping[str, Mapping[str, Any]] = {
+    "fedavg": {"local_steps": 5, "lr": 0.3},
+    "scaffold": {"local_steps": 20, "lr": 0.1},
+    "fedbuff": {"local_steps": 5, "lr": 0.3, "server_lr": 1.0},
+    "hfedavg": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
+    "mtgc": {"local_steps": 5, "lr": 0.1, "group_rounds": 2},
+    "sequential_fl": {"local_steps": 5, "lr": 0.1},
+}
 
 
 def factory(

@@ -14,7 +14,12 @@ from airloom.scenarios.phones import enough
 from airloom.scenarios.scenario import Scenario
 from airloom.tasks import TaskSettings, make_task
 
-SUITED: Mapping[str, Mapping[str, Any]] = {}
+SUITED: Mapping[str, Mapping[str, Any]] = {
+    "fedavg": {"local_steps": 20, "lr": 0.3},
+    "scaffold": {"local_steps": 20, "lr": 0.1},
+    "fedbuff": {"local_steps": 5, "lr": 0.3, "server_lr": 1.0},
+    "sequential_fl": {"local_steps": 5, "lr": 0.1},
+}
 
 
 def lab(

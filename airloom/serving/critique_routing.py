@@ -1,14 +1,14 @@
 """Critique and route: a controller at the device looks at the present draft, stops or picks the agent that is to refine it (pattern H4).
 
-    s_k = (q, d_{k-1});  a_k ~ pi(. | s_k): stop, or agent m;  d_k = A_m(q, d_{k-1});  at most K agent calls
-    r_k = w_v (+1 if stop and z_{k-1} or go on and not z_{k-1}, else -1) + w_r 1[go on] z_k + w_f 1[last] z of the final draft
+    s_k = (q, d_{k-1}, m_{k-1});  a_k ~ pi(. | s_k): stop, or agent m_k;  d_k = A_m(q, d_{k-1});  at most K agent calls
+    r_k = w_v (+1 if stop and z_{k-1} or go on and not z_{k-1}, else -1) + 1[go on] (w_r z_k - w_t) + w_f 1[last] z of the final draft
     c_k = 1[go on] (1[m = strongest] - rho);   R_k = sum_{j >= k} (r_j - lambda c_j);   A_k = R_k - mean over the others that reached turn k
-    gradient = mean over episodes of sum_k A_k grad log pi(a_k | s_k);   lambda <- max(0, lambda + eta (N_strongest - rho N))
+    gradient = mean over episodes of sum_k A_k grad log pi(a_k | s_k);   lambda <- max(0, lambda + eta (N_strongest - rho N)), N calls
 
 Paper: W. Fang, L. Yuan, G. Lan et al., "Iterative Critique-and-Routing Controller for Multi-Agent Systems with Heterogeneous LLMs", 2026,
 arXiv 2605.08686; reconstructed from the abstract and a third-party summary.
-Symbols: q question, d draft, z whether it is right, K `turns`, G `group`, w_v, w_r, w_f `verdict, route, final`, rho `share`, N calls per episode.
-Left out: the text of the critique (the agent reads the draft alone) and its format reward; other agents' shares; a price per turn.
+Symbols: q question, d draft, m agent, z whether d is right, K `turns`, G `group`, w_v, w_r, w_f, w_t `verdict, route, final, turn_cost`, rho `share`.
+Left out: the text of the critique (the agent reads the draft alone) and its format reward; other agents' shares.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from airloom.parts.optimizer import ServerAdam
 from airloom.program.here import Here
 from airloom.program.method import ranged
 from airloom.program.node import Node
+from airloom.program.ref import Ref
 from airloom.tasks.arithmetic import IDS, WINDOW, WORDS, encode, texts
 from airloom.tasks.requests import Request
 
-CONTROLLER = zoo.transformer(vocabulary=len(WORDS), width=32, heads=4, blocks=1, context=WINDOW + 1)
+CONTROLLER = zoo.transformer(vocabulary=len(WORDS), width=32, heads=4, blocks=1, context=WINDOW + 2)
 AGENTS = 3  # the device, the place over it, the cloud; action 0 stops, m asks agent m
 
 
@@ -38,13 +39,13 @@ class CritiqueRouting(Assistant):
     """A controller of several turns with a share for the strongest agent.
 
     Arguments:
-        turns, group, prompts, steps: K (3), G (8), prompts per update, updates (ours).
-        verdict, route, final: weights of the reward (0.5, 0.5, 1.0, ours: not found).
-        share, dual_lr: of the strongest agent's calls (0.25, abstract), and the step of its multiplier (ours).
-        optimizer: of the controller (Adam, ours).
+        turns, group, prompts, steps: K (3), G (8), prompts per update, updates (ours). share: of the strongest agent's calls (0.25, abstract).
+        verdict, route, final, turn_cost: of the reward (0.5, 0.5, 1.0, 0.6, ours); a cost below `verdict` pays for being wrong and going on.
+        entropy: of the surrogate (0.1): stopping must be tried even after first drafts, all wrong. dual_lr, optimizer: steps (ours).
     """
 
     paper: ClassVar[str] = "Fang et al. 2026, arXiv 2605.08686"
+    learns = CONTROLLER
 
     turns: int = ranged(1, 100, default=3)
     group: int = ranged(2, 10_000, default=8)
@@ -53,14 +54,17 @@ class CritiqueRouting(Assistant):
     verdict: float = ranged(0, 100, default=0.5)
     route: float = ranged(0, 100, default=0.5)
     final: float = ranged(0, 100, default=1.0)
+    turn_cost: float = ranged(0, 100, default=0.6)
     share: float = ranged(0, 1, default=0.25)
     dual_lr: float = ranged(0, 100, default=0.05)
-    optimizer: ServerAdam = field(default=ServerAdam(lr=3e-3))
+    entropy: float = ranged(0, 100, default=0.1)
+    optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
 
     def prepare(self, node: Node) -> None:
         path = [node.name] if node.children == node.clients else [next(c for c in node.children if c not in node.clients), node.name]
         theta = node.program(node.clients[0], self.train, path)
         node.fetch(node.map(self.install, node.clients, theta))
+        node.report(model=theta)
 
     def train(self, device: Node, above: list[str]) -> Any:
         places = [device.name, above[0], above[-1]]
@@ -69,49 +73,45 @@ class CritiqueRouting(Assistant):
             taken: list[Any] = []
             for k in range(self.turns):
                 taken.append(device.call(self.choose, device.name, s, t, k))
-                told = [device.call(self.refine, places[m - 1], m, q, d) for m, q, d in device.fetch(taken[-1]["calls"])]
-                arrived, _, _ = device.first(told, len(told), self.timeout_s)  # an agent that does not answer leaves the draft as it was
-                s = device.call(self.advance, device.name, taken[-1], arrived)
+                asked = device.fetch(taken[-1]["asked"])
+                told = [device.call(self.refine, places[m], m + 1, mine) for m in range(AGENTS) if (mine := [c[1:] for c in asked if c[0] == m + 1])]
+                s = device.call(self.advance, device.name, taken[-1], device.first(told, len(told), self.timeout_s * len(asked))[0])  # or d stays
             device.report(**device.fetch(device.call(self.learn, device.name, s, taken, t)))
         return device.fetch(device.call(self.theta, device.name))
 
     def begin(self, here: Here, t: int) -> dict[str, Any]:
-        batch = here.batch(self.prompts)
-        x: Any = batch.x
-        G, n = self.group, self.group * self.prompts  # one row per episode, those of a prompt together
-        q, y = [q for q in texts(x) for _ in range(G)], [WORDS[i] for i in batch.y[:, -1].tolist() for _ in range(G)]
-        return {"q": q, "y": y, "d": [""] * n, "live": [True] * n}
+        batch: Any = here.batch(self.prompts)
+        x, y = (part.repeat_interleave(self.group, 0) for part in (batch.x, batch.y[:, -1]))  # one row per episode, those of a prompt together
+        return {"x": x, "y": y, "d": torch.full_like(y, IDS["_"]), "h": torch.zeros_like(y), "live": torch.ones_like(y).bool()}
 
     def choose(self, here: Here, s: dict[str, Any], t: int, k: int) -> dict[str, Any]:
-        seen = torch.cat([self.state(q, d) for q, d in zip(s["q"], s["d"])])
+        seen = torch.cat([s["x"], s["d"][:, None], s["h"][:, None]], 1)
         logits = here.forward(self.theta(here), seen)[:, -1, : AGENTS + 1]
-        m = draw(logits, 1, here.rng("choose", t, k).random((len(seen), 1)))[:, 0]
-        calls = sorted({(m, q, d) for m, q, d, live in zip(m.tolist(), s["q"], s["d"], s["live"]) if m and live})
+        m = draw(logits, 1, here.rng("choose", t, k).random((len(seen), 1)))[:, 0] * s["live"]
         here.cost(seconds=len(seen) * (seen.shape[1] / here.model.prefill_per_s + 1 / here.model.decode_per_s))
-        return {**s, "seen": seen, "old": logits.log_softmax(-1).gather(1, m[:, None])[:, 0], "m": m, "calls": list(map(list, calls))}
+        asked = sorted({(m, q, WORDS[d]) for m, q, d in zip(m.tolist(), texts(s["x"]), s["d"].tolist()) if m})
+        return {**s, "seen": seen, "old": logits.log_softmax(-1).gather(1, m[:, None])[:, 0], "m": m, "asked": list(map(list, asked))}
 
-    def refine(self, here: Here, m: int, q: str, d: str) -> list[Any]:
-        return [m, q, d, here.answer(q, None, [{"text": d, "tokens_out": 1}] if d else [])["text"]]
+    def refine(self, here: Here, m: int, asked: list[list[str]]) -> list[list[Any]]:
+        return [[m, q, d, here.answer(q, None, [{"text": d, "tokens_out": 1}] if d != "_" else [])["text"]] for q, d in asked]
 
     def advance(self, here: Here, s: dict[str, Any], told: list[Any]) -> dict[str, Any]:
-        answers, m = {(m, q, d): text for m, q, d, text in told}, s["m"].tolist()
-        d = [answers.get((m, q, d), d) if live else d for m, q, d, live in zip(m, s["q"], s["d"], s["live"])]
-        return {"q": s["q"], "y": s["y"], "d": d, "live": [live and m > 0 for m, live in zip(m, s["live"])]}
+        answers = {(m, q, d): IDS.get(text, IDS["?"]) for agent in told for m, q, d, text in agent}
+        d = torch.tensor([answers.get((m, q, WORDS[d]), d) for m, q, d in zip(s["m"].tolist(), texts(s["x"]), s["d"].tolist())])
+        return {"x": s["x"], "y": s["y"], "d": d, "h": s["m"], "live": s["m"] > 0}
 
     def learn(self, here: Here, s: dict[str, Any], taken: list[dict[str, Any]], t: int) -> dict[str, float]:
         shape = (self.prompts, self.group, -1)
-        reached = np.array([turn["live"] for turn in taken]).T.reshape(shape)
-        m = np.array([turn["m"].tolist() for turn in taken]).T.reshape(shape) * reached
-        z = np.array([[d == y for d, y in zip(turn["d"], s["y"])] for turn in (*taken, s)]).T.reshape(shape)
-        lam = here.state.get("lambda", 0.0)
+        reached, m = (torch.stack([turn[name] for turn in taken], -1).numpy().reshape(shape) for name in ("live", "m"))
+        z = torch.stack([turn["d"] == s["y"] for turn in (*taken, s)], -1).numpy().reshape(shape)
+        theta, lam = self.theta(here), here.state.get("lambda", 0.0)
         A = turn_advantages(self.rewards(m, z, reached) - lam * np.where(m > 0, (m == AGENTS) - self.share, 0.0), reached)
-        theta = self.theta(here)
         g = theta.zeros()
         for k, turn in enumerate(taken):
             batch = decisions(turn["seen"], turn["m"], turn["old"], A[..., k].reshape(-1), reached[..., k].reshape(-1))
-            g = g + here.grad(theta, batch, objective=Surrogate(actions=AGENTS + 1))
+            g = g + here.grad(theta, batch, objective=Surrogate(actions=AGENTS + 1, entropy=self.entropy))
         here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, g, here.state.get("optimizer"))
-        N, strongest = float((m > 0).sum(-1).mean()), float((m == AGENTS).sum(-1).mean())
+        N, strongest = (float(used.sum(-1).mean()) for used in (m > 0, m == AGENTS))
         here.state["lambda"] = float(dual_step(np.array([lam]), np.array([strongest]), np.array([self.share * N]), self.dual_lr)[0])
         return {"step": t, "train_accuracy": float(z[..., -1].mean()), "calls": N, "strongest_rate": strongest / N if N else 0.0, "lambda": lam}
 
@@ -119,29 +119,29 @@ class CritiqueRouting(Assistant):
         """(B, G, K) rewards from actions m, verdicts z of the drafts before the first and after every turn, and the turns that were reached."""
         goes, before, now = m > 0, z[..., :-1], z[..., 1:]
         last = reached & ~np.concatenate([reached[..., 1:], np.zeros_like(reached[..., :1])], -1)
-        r = self.verdict * np.where(goes != before, 1.0, -1.0) + self.route * (goes & now) + self.final * (last & now)
+        r = self.verdict * np.where(goes != before, 1.0, -1.0) + self.route * (goes & now) + self.final * (last & now) - self.turn_cost * goes
         return np.where(reached, r, 0.0)
 
     def serve(self, device: Node, above: list[str], asked: Request) -> Reply:
-        places, draft, notes = [device.name, above[0], above[-1]], None, []
+        places, draft, notes, m = [device.name, above[0], above[-1]], None, list[Ref](), 0
         for _ in range(self.turns):
-            m = device.fetch(device.call(self.decide, device.name, asked.question, draft.text if draft else ""))
+            m = device.fetch(device.call(self.decide, device.name, asked.question, draft.text if draft else "", m))
             if m == 0:
                 break
-            notes = [self.ask(device, places[m - 1], asked, *notes)]
-            refined = self.take(device, notes[0])
-            if refined is None:
+            notes.append(self.ask(device, places[m - 1], asked, *notes[-1:]))
+            if (refined := self.take(device, notes[-1])) is None:
                 return (draft or self.local(device, asked))._replace(is_fallback=True)
             draft = refined
-        return draft or self.local(device, asked)
+        more = {"calls": len(notes), "strongest_calls": sum(note.place == above[-1] for note in notes)}
+        return (draft or self.local(device, asked))._replace(more=more)
 
-    def decide(self, here: Here, question: str, draft: str) -> int:
-        here.cost(seconds=(WINDOW + 1) / here.model.prefill_per_s + 1 / here.model.decode_per_s)
-        return int(here.forward(self.theta(here), self.state(question, draft))[0, -1, : AGENTS + 1].argmax())
+    def decide(self, here: Here, question: str, draft: str, last: int) -> int:
+        here.cost(seconds=(WINDOW + 2) / here.model.prefill_per_s + 1 / here.model.decode_per_s)
+        return int(here.forward(self.theta(here), self.state(question, draft, last))[0, -1, : AGENTS + 1].argmax())
 
-    def state(self, question: str, draft: str) -> Any:
-        """Token ids (1, WINDOW + 1) of a question and a draft; what is no number is unreadable."""
-        return torch.cat([encode([question]), torch.tensor([[IDS.get(draft, IDS["?"]) if draft else IDS["_"]]])], 1)
+    def state(self, question: str, draft: str, last: int) -> Any:
+        """Token ids (1, WINDOW + 2) of a question, a draft and the number of the agent that wrote it; what is no number is unreadable."""
+        return torch.cat([encode([question]), torch.tensor([[IDS.get(draft, IDS["?"]) if draft else IDS["_"], IDS[str(last)]]])], 1)
 
     def theta(self, here: Here) -> Any:
         return here.state.get("theta", CONTROLLER.initial(0))

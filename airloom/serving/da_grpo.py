@@ -4,11 +4,12 @@
     A^r_i = r_i - mean r;   A^c_i = c_i - mean c, c_i = 1[asks];   A_i = G/(G-1) (A^r_i - lambda A^c_i)
     gradient = mean over prompts of (1/G) sum_i A_i grad log pi(y_i | x)
     lambda <- max(0, lambda + eta (J_c - tau)), J_c = mean of c over all responses of the batch
+    tasks come one after another (`stream`): theta and lambda are carried over
 
 Paper: E. Chen, W. Fang, S. Wang et al., "Joint Continual Learning of Local Language Models and Cloud Offloading Decisions with Budget Constraints",
 2026, arXiv 2602.00166; read through a third-party summary of version 2, not in the original.
 Symbols: G `group`, tau `budget`, lambda `lambda` (starts at `dual`), eta `dual_lr`, J_c the `ask_rate` of a point.
-Left out: answers of several tokens; switches of the task in the middle of the training (theta and lambda would be carried over).
+Left out: answers of several tokens; a budget of its own for each task.
 """
 
 from __future__ import annotations

@@ -87,6 +87,15 @@ def is_question(text: str) -> bool:
     return len(text) in (4, WINDOW) and text[-1] == "=" and all((c in "0123456789") if i % 2 == 0 else c in "+*" for i, c in enumerate(inner))
 
 
+def belongs(question: str, task: str) -> bool:
+    """Whether a question is of a task: "+" has sums only, "*" all that multiplies; "" is everything.
+
+    >>> belongs("1+2+3=", "+"), belongs("1+2*3=", "*"), belongs("1+2*3=", "+")
+    (True, True, False)
+    """
+    return not task or ("*" in question) == (task == "*")
+
+
 def rows(count: int, *, hard: float, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) of `count` random questions; y counts at the last place only."""
     rng = generator(seed, "arithmetic", part)

@@ -6,6 +6,7 @@
 | mnist_writers | 54,000 / 6,000 / 10,000 | (1, 28, 28), standardized | 539 writers (test: 297 others) |
 | fashion_mnist | 54,000 / 6,000 / 10,000 | (1, 28, 28), standardized | the 50-client assignment of the source |
 | cifar10 | 45,000 / 5,000 / 10,000 | (3, 32, 32), standardized | none |
+| femnist | 62 classes, by writer, a tenth of the training rows for validation | (1, 28, 28), 0..1, bright ink | 3,400 writers |
 | har | about 6,950 / 770 / 2,580 | (6, 128), standardized per channel | 30 subjects |
 | shakespeare | windows of 80 characters | (80,) token ids | 141 roles with at least 1,000 characters |
 | sst2, mrpc, ag_news, gsm8k, arc_easy, arc_challenge, openbookqa, boolq | see `airloom.tasks.language` | (128,) token ids, bytes + 1 | none |
@@ -34,7 +35,7 @@ from airloom.clock.rng import generator
 from airloom.errors import MissingExtra, ScenarioError
 from airloom.tasks.language import TEXT_FILES, WINDOW, encoded, encoded_windows, read_texts
 from airloom.tasks.metrics import IGNORE
-from airloom.tasks.published import SOURCES, read_cifar, read_idx
+from airloom.tasks.published import SOURCES, read_cifar, read_femnist, read_idx
 from airloom.tasks.text import Vocabulary, windows
 from airloom.tasks.tokenizer import Tokenizer, by_bytes
 
@@ -563,6 +564,22 @@ def _published(name: str, classes: int, mean: tuple[float, ...], std: tuple[floa
     return read
 
 
+def _femnist(folder: Path, limit: int | None, split_seed: int) -> Dataset:
+    """Read Federated EMNIST with the writer of each image; the test part holds other rows of the same writers."""
+    z = read_femnist(_file(folder, "femnist", _FILES["femnist"][0]))
+    writer = z["writer_train"]
+    kept, held = carve(writer, len(writer) // 10, generator("femnist", "validation", split_seed))
+    parts = {"train": _some(kept, limit, "femnist", 0), "validation": _some(held, limit, "femnist", 1)}
+    parts["test"] = _some(np.arange(len(z["y_test"])), limit, "femnist", 2)
+    columns: dict[str, Any] = {}
+    for part, rows in parts.items():
+        of = "test" if part == "test" else "train"
+        columns[f"x_{part}"] = z[f"x_{of}"][rows][:, None].astype(np.float32) / np.float32(255)
+        columns[f"y_{part}"] = z[f"y_{of}"][rows]
+        columns["natural" if part == "train" else f"natural_{part}"] = z[f"writer_{of}"][rows]
+    return Dataset(name="femnist", classes=62, kind="classification", source="Federated EMNIST (TensorFlow Federated), 1 - pixel", **columns)
+
+
 _READERS: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     "digits": _digits,
     "mnist_writers": _mnist_writers,
@@ -575,6 +592,7 @@ _READERS: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     "fashion_mnist_official": _published("fashion_mnist_official", 10, (FASHION_MEAN,), (FASHION_STD,)),
     "cifar10_official": _published("cifar10_official", 10, CIFAR_MEAN, CIFAR_STD, label_bytes=1),
     "cifar100": _published("cifar100", 100, CIFAR100_MEAN, CIFAR100_STD, label_bytes=2),
+    "femnist": _femnist,
 }
 _FILES: dict[str, tuple[str, ...]] = {
     "digits": (),

@@ -8,7 +8,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import shutil
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 import zlib
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from airloom.errors import ScenarioError
+from airloom.errors import MissingExtra, ScenarioError
 
 Images = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]  # x_train, y_train, x_test, y_test; x (n, c, h, w)
 
@@ -29,18 +31,19 @@ _IDX = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images
 
 
 class Source(NamedTuple):
-    """A file of a data set: its path below the data folder, its address, and the MD5 sum that its publisher states."""
+    """A file of a data set: its path below the data folder, its address, and the MD5 or SHA-256 sum that its publisher states."""
 
     file: str
     url: str
-    md5: str
+    digest: str
 
 
 def _idx(folder: str, base: str, *sums: str) -> tuple[Source, ...]:
     return tuple(Source(f"{folder}/{name}", f"{base}/{name}", md5) for name, md5 in zip(_IDX, sums, strict=True))
 
 
-# sums: the publishers' pages (Y. LeCun; H. Xiao et al., Zalando Research; A. Krizhevsky)
+# sums: the publishers' pages (Y. LeCun; H. Xiao et al., Zalando Research; A. Krizhevsky) and, for FEMNIST, the source of
+# tff.simulation.datasets.emnist in TensorFlow Federated, by whose authors this form of it is published
 SOURCES: dict[str, tuple[Source, ...]] = {
     "mnist": _idx(
         "mnist",
@@ -63,6 +66,13 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     ),
     "cifar100": (
         Source("cifar/cifar-100-binary.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+    ),
+    "femnist": (
+        Source(
+            "femnist/fed_emnist.tar.bz2",
+            "https://storage.googleapis.com/tff-datasets-public/fed_emnist.tar.bz2",
+            "fe1ed5a502cea3a952eb105920bff8cffb32836b5173cb18a57a32c3606f3ea0",
+        ),
     ),
 }
 
@@ -120,15 +130,17 @@ def _fetch(source: Source, path: Path) -> None:
                     raise OSError(f"the connection ended after {come} of {expected} bytes")
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         raise ScenarioError(f"data get: {source.url} did not come ({error}); try again, what has come is kept") from error
-    found = _md5(part)
-    if found != source.md5:
+    kind = "SHA-256" if len(source.digest) == 64 else "MD5"
+    found = _sum(part, kind)
+    if found != source.digest:
         part.unlink()
-        raise ScenarioError(f"data get: {source.url} has the MD5 sum {found}, not {source.md5}; it was removed, try again or ask its publisher")
+        raise ScenarioError(f"data get: {source.url} has the {kind} sum {found}, not {source.digest}; it was removed, try again or ask its publisher")
     part.replace(path)
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)  # the sum that publishers state; it guards against damage, not against malice
+def _sum(path: Path, kind: str) -> str:
+    # the sum that publishers state; MD5 guards against damage, not against malice
+    digest = hashlib.md5(usedforsecurity=False) if kind == "MD5" else hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
@@ -170,3 +182,45 @@ def read_cifar(path: Path, label_bytes: int) -> Images:
         raise ScenarioError(f"{path}: cannot be read as CIFAR's binary archive ({error}); delete it and run airloom data get again") from error
     images = [rows[:, label_bytes:].reshape(-1, 3, 32, 32) for rows in (train, test)]
     return images[0], train[:, label_bytes - 1], images[1], test[:, label_bytes - 1]
+
+
+def read_femnist(path: Path) -> dict[str, NDArray[Any]]:
+    """Read Federated EMNIST: `x_`, `y_` and `writer_` of `train` and `test`; images (n, 28, 28) of bytes with bright ink, 62 classes.
+
+    The archive holds HDF5 files in which each writer has float images on white ground. They are turned into arrays once, which takes minutes, and
+    kept beside the archive as `femnist.npz`. Writers are numbered in the order of their names; each has rows in both parts.
+    """
+    kept = path.with_name("femnist.npz")
+    if not kept.is_file():
+        _convert_femnist(path, kept)
+    with np.load(kept) as found:
+        return dict(found)
+
+
+def _convert_femnist(path: Path, kept: Path) -> None:
+    try:
+        import h5py  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingExtra("data", "the femnist data set (HDF5 files)") from error
+    arrays: dict[str, NDArray[Any]] = {}
+    numbers: dict[str, int] = {}
+    try:
+        for part in ("train", "test"):
+            with tarfile.open(path, "r:bz2") as archive, tempfile.TemporaryFile(dir=path.parent) as file:
+                member = next(m for m in archive.getmembers() if Path(m.name).name == f"fed_emnist_{part}.h5")
+                source = archive.extractfile(member)
+                assert source is not None
+                shutil.copyfileobj(source, file, _BLOCK)
+                with h5py.File(file, "r") as content:
+                    examples: Any = content["examples"]
+                    numbers = numbers or {name: i for i, name in enumerate(sorted(examples))}
+                    writers = sorted(examples)
+                    images = [np.rint((1.0 - examples[name]["pixels"][()]) * 255).astype(np.uint8) for name in writers]
+                    labels = [np.asarray(examples[name]["label"][()]).reshape(-1).astype(np.int64) for name in writers]
+                    owner = [np.full(len(y), numbers[name], np.int64) for name, y in zip(writers, labels)]
+            arrays |= {f"x_{part}": np.concatenate(images), f"y_{part}": np.concatenate(labels), f"writer_{part}": np.concatenate(owner)}
+    except (OSError, EOFError, ValueError, KeyError, StopIteration, tarfile.TarError) as error:
+        raise ScenarioError(f"{path}: cannot be read as Federated EMNIST ({error!r}); delete it and run airloom data get again") from error
+    partial = kept.with_name("femnist.partial.npz")
+    np.savez(partial, **arrays)  # pyright: ignore[reportArgumentType]
+    partial.replace(kept)

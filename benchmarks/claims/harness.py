@@ -1,7 +1,8 @@
 """What the claims share: sides with equal numbers of trials, runs on a simulated clock, and the record that is kept.
 
 A claim compares *sides* in *cases*. In each case every side gets the same learning rates to try, on worlds of their own seeds, and is judged there by
-validation accuracy; then it runs with the best one on other seeds and is judged by test accuracy. The record keeps one line per run, not the curves.
+validation accuracy; then it runs with the best one on other seeds and is judged by test accuracy. Services have nothing to tune and are judged by the
+columns of their claim. The record keeps one line per run, not the curves.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from statistics import fmean
 from typing import Any
 
 from airloom.errors import RunFailed
-from airloom.program.method import Method
+from airloom.program.method import Method, Service
 from airloom.records.record import reached
 from airloom.runner import Options, Runner, describe_method, versions
 from airloom.scenarios.scenario import Scenario
+from airloom.tasks.evaluate import by_device
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "records"
 Point = dict[str, Any]
@@ -27,15 +29,16 @@ World = Callable[[str, int], Scenario]  # of a case and a seed
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """A method and the fields that the claim gives it; the learning rate is tuned."""
+    """A method and the fields that the claim gives it; the learning rate is tuned, unless it has none."""
 
     label: str
-    method: Callable[..., Method]
+    method: Callable[..., Method | Service]
     fields: Mapping[str, Any]
+    is_tuned: bool = True
 
-    def with_lr(self, lr: float) -> Method:
-        """The method with a learning rate."""
-        return self.method(**self.fields, lr=lr)
+    def with_lr(self, lr: float) -> Method | Service:
+        """The method with a learning rate; as it is, where none is tuned."""
+        return self.method(**self.fields, lr=lr) if self.is_tuned else self.method(**self.fields)
 
     def describe(self) -> dict[str, Any]:
         """Name, fields that the claim gives, and all fields."""
@@ -51,16 +54,16 @@ class Plan:
         cases: names of the worlds, each with the rounds of its runs, or with another budget such as {"seconds": 600}.
         last: evaluations in the mean that a run is judged by.
         target: test accuracy to reach, for rounds and seconds; the mean of five successive evaluations counts.
-        lrs: learning rates that every side tries, or one that is taken untried.
+        lrs: learning rates that every side tries, or one that is taken untried; none for services.
         seeds, tuning_seeds: of the final runs and of the trials.
     """
 
     cases: Mapping[str, int | Mapping[str, float]]
-    last: int
-    target: float
-    lrs: Sequence[float]
+    last: int = 1
+    target: float = 0.0
+    lrs: Sequence[float] = ()
     seeds: Sequence[int]
-    tuning_seeds: Sequence[int]
+    tuning_seeds: Sequence[int] = ()
 
 
 @dataclass
@@ -80,11 +83,16 @@ class Outcome:
         return [row[column] for row in self.rows if row["case"] == case and row["side"] == label]
 
 
-def curve(scenario: Scenario, method: Method, budget: int | Mapping[str, float]) -> list[Point]:
-    """Points of a run of so many rounds (or another budget); none where training diverged."""
+def curve(scenario: Scenario, method: Method | Service, budget: int | Mapping[str, float], is_by_device: bool = False) -> list[Point]:
+    """Points of a run of so many rounds (or another budget); none where training diverged; the last one may have `by_device`."""
     options = Options(executor="loop", budget={"rounds": budget} if isinstance(budget, int) else budget, checkpoint_every_s=None)
+    runner = Runner(scenario, method, scenario.seed, options, None, {}, None)
     try:
-        return Runner(scenario, method, scenario.seed, options, None, {}, None).run().points
+        points = runner.run().points
+        if is_by_device:
+            models = runner.personal or dict.fromkeys(scenario.task.shards, runner.model)
+            points[-1]["by_device"] = by_device(scenario.task, models, "test", None)
+        return points
     except RunFailed as failure:
         if "diverged" not in str(failure):
             raise
@@ -96,8 +104,10 @@ def level(points: Sequence[Point], metric: str, last: int) -> float:
     return fmean(point[metric] for point in points[-last:]) if points else 0.0
 
 
-def play(world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}) -> Outcome:
-    """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows."""
+def play(
+    world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}, is_by_device: bool = False
+) -> Outcome:
+    """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows (see `curve`)."""
     outcome = Outcome()
     for case, budget in plan.cases.items():
         for side in sides:
@@ -112,8 +122,20 @@ def play(world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[P
                     outcome.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
                 lr = max(scores, key=lambda tried: scores[tried])
             for seed in plan.seeds:
-                points = curve(world(case, seed), side.with_lr(lr), budget)
+                points = curve(world(case, seed), side.with_lr(lr), budget, is_by_device)
                 outcome.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
+    return outcome
+
+
+def answer(world: World, sides: Sequence[Side], plan: Plan, columns: Callable[[Scenario, list[Point]], Mapping[str, Any]]) -> Outcome:
+    """Run services to their end in every case, with the seeds of the plan; `columns` makes a row of the points."""
+    outcome = Outcome()
+    for case, budget in plan.cases.items():
+        for side in sides:
+            for seed in plan.seeds:
+                scenario = world(case, seed)
+                points = curve(scenario, side.with_lr(0.0), budget)
+                outcome.rows.append({"case": case, "side": side.label, "seed": seed, **columns(scenario, points)})
     return outcome
 
 
@@ -161,12 +183,15 @@ def load(name: str, folder: Path = RECORDS) -> tuple[dict[str, Any], Outcome]:
 
 def table(outcome: Outcome, columns: Sequence[tuple[str, str, str]]) -> str:
     """A markdown table with a line per case and side; columns are (name of the row's entry, title, format)."""
-    lines = [f"| case | side | lr | {' | '.join(title for _, title, _ in columns)} |", f"|---|---|---|{'---|' * len(columns)}"]
+    is_tuned = any("lr" in row for row in outcome.rows)
+    heads = ["case", "side", *["lr"] * is_tuned, *[title for _, title, _ in columns]]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in outcome.rows:
         case, side = row["case"], row["side"]
         if row["seed"] == outcome.each(case, side, "seed")[0]:
-            cells = [_cell(outcome.each(case, side, name), form) for name, _, form in columns]
-            lines.append(f"| {case} | {side} | {row['lr']:g} | {' | '.join(cells)} |")
+            cells = [_cell(outcome.each(case, side, name), form) if name in row else "–" for name, _, form in columns]
+            lr = [f"{row['lr']:g}"] if is_tuned else []
+            lines.append(f"| {' | '.join([case, side, *lr, *cells])} |")
     return "\n".join(lines)
 
 

@@ -60,11 +60,12 @@ SMALL: Mapping[str, Any] = MappingProxyType(
 )  # fmt: skip
 
 # flexlora: its pairs have orthonormal rows, so that the same step goes further than from rows as they are drawn; tequila: AdamW's steps are its rate;
-# splitfrozen cuts above no layer: two of the models have only one; cofed goes on after its one round
+# splitfrozen cuts above no layer: two of the models have only one; cofed goes on after its one round, contextlora after its passes
 OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "flexlora": {"lr": 0.12}, "splitfrozen": {"cut": 0, "lr": 0.02}, "tequila": {"lr": 0.05, "rounds": 60},
         "cofed": {"rounds": 60, "local_epochs": 10, "retrain_epochs": 2, "retrain_lrs": (1.0,), "lr": 0.5},
+        "contextlora": {"lr": 0.05, "passes": 60},
     }
 )  # fmt: skip
 POOLED = frozenset({"cofed"})  # they learn from a public pool, and look at validation rows of each client

@@ -8,7 +8,7 @@ import pytest
 
 from airloom.engines.executors import Spent
 from airloom.engines.measured import Tally, WallClock
-from airloom.engines.places import pack, unpack
+from airloom.engines.placed import pack, unpack
 from airloom.network.device import RadioEnergy, Work
 from tests.worlds import device, world
 

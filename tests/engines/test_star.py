@@ -28,9 +28,11 @@ from airloom.methods.scaffold import Scaffold
 from airloom.methods.sequential_fl import SequentialFL
 from airloom.network.churn import TraceChurn
 from airloom.parts.codec import QSGD, Half, RandomK, TopK
+from airloom.parts.select import Weighted
 from airloom.program.codec import Code
 from airloom.program.method import Method
 from airloom.program.tree import map_leaves
+from airloom.scenarios.phones import phones
 from tests.conformance.test_methods import METHODS, make
 from tests.stars import HURRY, Local, simulated_run, star_run, star_scenario
 
@@ -152,6 +154,12 @@ def digest(model: Any) -> Any:
 def test_a_machine_per_client_where_names_agree() -> None:
     _, star = star_run(SCENARIO, FedAvg(**SMALL), machines=["c0", "c1", "c2", "c3", "spare"], rounds=1)
     assert {name: machine.places for name, machine in star.machines.items()} == {f"c{i}": [f"c{i}"] for i in range(4)}
+
+
+def test_clients_behind_base_stations_are_reached_straight() -> None:
+    scenario = phones(seed=0, devices=4, base_stations=2)
+    real, _ = star_run(scenario, FedAvg(**SMALL, select=Weighted()), rounds=2)
+    assert digest(real.model) == digest(simulated_run(scenario, FedAvg(**SMALL, select=Weighted()), rounds=2).model)
 
 
 def test_what_no_star_can_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,3 +31,9 @@ def star(speeds: Mapping[str, float], *, rate: Mapping[str, float] | float = 8 /
 def away(**times: tuple[float, ...]) -> TraceChurn:
     """Places that leave at their first time, return at the second, and so on."""
     return TraceChurn(changes={name: [(time_s, k % 2 == 1) for k, time_s in enumerate(row)] for name, row in times.items()})
+
+
+def with_facts(network: Network, facts: Mapping[str, Mapping[str, Any]]) -> Network:
+    """The network with more facts declared for some places."""
+    places = {name: replace(place, facts={**place.facts, **facts.get(name, {})}) for name, place in network.places.items()}
+    return replace(network, places=places)

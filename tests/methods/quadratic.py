@@ -94,8 +94,11 @@ class Course:
         return self.sim.sites[client].state[key].flat
 
 
-def run(network: Network, task: Task, method: Method, rounds: int, *, start: list[float] | None = None, seed: int = 0) -> Course:
-    """Play rounds of a method as the runner does."""
+def run(
+    network: Network, task: Task, method: Method, rounds: int, *, start: list[float] | None = None, seed: int = 0,
+    reports: list[dict[str, Any]] | None = None,
+) -> Course:  # fmt: skip
+    """Play rounds of a method as the runner does; what it reports is added to `reports`."""
     x = task.model.initial(seed) if start is None else Params(task.model, torch.tensor(start, dtype=task.model.dtype))
     states: list[State] = []
     stamps: list[dict[str, float]] = []
@@ -108,4 +111,7 @@ def run(network: Network, task: Task, method: Method, rounds: int, *, start: lis
             node.sim.end_round()
             stamps.append(node.sim.stamp())
 
-    return Course(play(network, text, seed=seed, task=task).sim, states, stamps)
+    done = play(network, text, seed=seed, task=task)
+    if reports is not None:
+        reports += done.reports
+    return Course(done.sim, states, stamps)

@@ -38,7 +38,7 @@ def test_it_ends_at_the_minimum_of_the_mean_loss_and_fedavg_does_not() -> None:
     assert np.abs(avg.x.numpy() - BEST).max() > 1e-2
 
 
-@pytest.mark.parametrize("left_s", [0.3, 0.7, 1.2, 1.6])
+@pytest.mark.parametrize("left_s", [pytest.param(0.3, marks=pytest.mark.slow), 0.7, pytest.param(1.2, marks=pytest.mark.slow), 1.6])
 def test_a_lost_reply_leaves_no_bias(left_s: float) -> None:
     # down 1 s, steps of 480 FLOPs at 1e3 FLOP/s, up 1 s: b leaves in each of the phases of the second round and comes back
     round_s = 24 / 24 + 0.48 + 24 / 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
@@ -257,3 +258,23 @@ def test_a_batch_that_is_part_of_a_larger_one_costs_what_it_costs_alone() -> Non
     train(spec.meta(), Batches(stacked.x.to("meta"), stacked.y.to("meta")), lr=0.1, cost=cost)  # type: ignore[union-attr]
     x_bytes = 4 * B * 20
     assert cost.peak_bytes == peak_bytes(spec, images(20), CrossEntropy()) < 50 * x_bytes
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), SGD(momentum=0.9), AdamW()], ids=str)
+@pytest.mark.parametrize(("has_shift", "has_prox", "clip_norm"), [(False, False, None), (True, False, None), (False, True, 1.0)])
+def test_a_dense_chain_costs_on_zeros_what_it_costs_on_meta_tensors(
+    optimizer: Any, has_shift: bool, has_prox: bool, clip_norm: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = zoo.mlp(inputs=20, hidden=(16, 12), classes=10)
+    batch = Batch(torch.zeros(5, 20), torch.zeros(5, dtype=torch.long))
+    x = spec.zeros()
+    options = Options(
+        lr=0.1, objective=CrossEntropy(), optimizer=optimizer, shift=x if has_shift else None, prox=(0.5, x) if has_prox else None,
+        clip_norm=clip_norm, only=None, seed=0,
+    )  # fmt: skip
+    found = []
+    for is_quick in (True, False):
+        monkeypatch.setattr(price_module, "_prices", OrderedDict())
+        monkeypatch.setattr(price_module, "_is_quick", lambda *_, answer=is_quick: answer)
+        found.append(step_price(spec, batch, options))
+    assert found[0] == found[1]

@@ -188,6 +188,14 @@ def test_external_tokens_have_no_gradient_and_do_not_count_in_the_mean() -> None
     assert torch.allclose(g[0, 0], -(torch.eye(4, dtype=torch.float64)[0] - torch.tensor(P)) / 2, atol=1e-14)
 
 
+def test_entropy_draws_own_chances_together_and_nothing_else() -> None:
+    # without advantages the loss is -0.5 H / rows, and dH / dlogit_j = -p_j (log p_j + H), for the first token of the first row only
+    g = gradient(Surrogate(entropy=0.5), 0.0, [0.0, 0.0], mask=[[1.0, 0.0], [0.0, 0.0]])
+    H = -(P * np.log(P)).sum()
+    assert np.allclose(g[0, 0].numpy(), 0.5 * P * (np.log(P) + H) / 2, atol=1e-14)
+    assert not g[0, 1].any() and not g[1].any()
+
+
 def test_dual_variables_never_fall_below_zero() -> None:
     assert dual_step(np.array([0.1, 0.0]), np.array([0.0, 0.9]), np.array([0.5, 0.4]), 1.0).tolist() == [0.0, 0.5]
 

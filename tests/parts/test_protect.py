@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from airloom.errors import MissingExtra, RunFailed, ScenarioError
+from airloom.methods.ditto import Ditto
 from airloom.methods.fedavg import FedAvg
+from airloom.methods.feddyn import FedDyn
 from airloom.methods.fedopt import FedOpt
+from airloom.methods.fedper import FedPer
 from airloom.methods.fedprox import FedProx
 from airloom.methods.scaffold import Scaffold
 from airloom.models import zoo
@@ -212,14 +215,16 @@ def test_a_second_question_is_refused() -> None:
         play(network, text)
 
 
-STARS: list[Any] = [FedAvg, FedProx, FedOpt, Scaffold]
+STARS: list[Any] = [FedAvg, FedProx, FedOpt, Scaffold, FedDyn, Ditto, FedPer]
 
 
 @needs_keys
 @pytest.mark.parametrize("cls", STARS)
 def test_star_methods_learn_the_same_masked(cls: Any) -> None:
     plain, masked = simulated_run(SCENARIO, cls(**SMALL)), simulated_run(SCENARIO, cls(**SMALL, protect=Masked(range=64.0)))
-    assert (plain.model - masked.model).abs_max() < 1e-4 * plain.model.abs_max() + 1e-5
+    one, other = (run.model if isinstance(run.model, dict) else {"": run.model} for run in (plain, masked))  # personal models by client
+    assert one.keys() == other.keys()
+    assert all((x - other[n]).abs_max() < 1e-4 * x.abs_max() + 1e-5 for n, x in one.items())
     assert masked.summary["bytes_up"] > plain.summary["bytes_up"]
 
 
@@ -229,6 +234,12 @@ def test_star_methods_run_with_noise(cls: Any) -> None:
     assert all(run.status == "budget" and run.points[-1]["accuracy"] > 0.15 for run in runs)
     again = simulated_run(SCENARIO, cls(**SMALL, protect=Gaussian(clip_norm=1.0, noise=0.01, at="client")))
     assert again.summary["digest"] == runs[1].summary["digest"]
+
+
+@pytest.mark.parametrize("cls", STARS)
+def test_the_model_comes_down_once_although_it_is_used_twice(cls: Any) -> None:
+    plain, noisy = simulated_run(SCENARIO, cls(**SMALL)), simulated_run(SCENARIO, cls(**SMALL, protect=Gaussian(clip_norm=1.0, noise=0.01)))
+    assert noisy.summary["bytes_down"] == plain.summary["bytes_down"]
 
 
 @needs_keys

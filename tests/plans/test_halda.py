@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
 from math import inf
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,51 +12,7 @@ from airloom.errors import DoesNotFit, ScenarioError
 from airloom.plans.halda import apportion, halda, halda_exact
 from airloom.plans.placement import Placement, RingDevice, RingModel, token_s
 from airloom.plans.splits import memsched, perfsched, single, tensor_parallel_s
-
-SYSTEMS = ("linux", "android", "macos", "metal")
-
-
-def cluster(seed: int, *, systems: tuple[str, ...] = SYSTEMS) -> tuple[RingModel, list[RingDevice]]:
-    """One to three devices with too little memory, more or less."""
-    rng = np.random.default_rng(seed)
-    layers, count = int(rng.choice([5, 6, 8, 12])), int(rng.integers(1, 4))
-    model = RingModel(layers=layers, layer_bytes=1e8, cache_bytes=5e6, input_bytes=3e7, output_bytes=3e7, row_bytes=1e4, width=512)
-    ring = []
-    for m in range(count):
-        system, cpu_s = systems[rng.integers(len(systems))], 10 ** rng.uniform(-2.5, -1)
-        is_gpu = system != "macos" and rng.random() < 0.5
-        ring.append(
-            RingDevice(
-                name=f"d{m}", system=system, available_bytes=rng.uniform(0.1, 0.7) * layers * 1.05e8, cpu_layer_s=cpu_s,  # type: ignore[arg-type]
-                vram_bytes=rng.uniform(0.05, 0.4) * layers * 1e8 if is_gpu else 0.0, gpu_layer_s=cpu_s * rng.uniform(0.05, 1.2) if is_gpu else inf,
-                cpu_buffer_bytes=rng.uniform(0, 5e7), gpu_buffer_bytes=1e7 if is_gpu else 0.0, copy_s=0.001 * is_gpu,
-                swap_bytes=rng.uniform(0, 1e8) if system == "android" else 0.0, disk_bytes_per_s=10 ** rng.uniform(7.8, 9.5),
-                hop_s=rng.uniform(0.001, 0.01), output_s=rng.uniform(0.001, 0.02),
-            )
-        )  # fmt: skip
-    return model, ring
-
-
-def brute_force_s(model: RingModel, ring: list[RingDevice], *, is_all: bool = False) -> float:
-    """Least seconds over every window, GPU share and number of turns; the head always holds a layer."""
-    best = inf
-    for k in model.turns():
-        per_turn = model.layers // k
-        for others in product(range(per_turn + 1), repeat=len(ring) - 1):
-            w = (per_turn - sum(others), *others)
-            if w[0] < 1 or (is_all and min(w) < 1):
-                continue
-            caps = [min(a, d.gpu_layers(model, m == 0) // k) for m, (a, d) in enumerate(zip(w, ring, strict=True))]
-            for n in product(*[range(cap + 1) for cap in caps]):
-                best = min(best, token_s(model, ring, w, n, k))
-    return best
-
-
-def seconds_of(plan: object, *args: object, **fields: object) -> float:
-    try:
-        return plan(*args, **fields).token_s  # type: ignore[operator]
-    except DoesNotFit:
-        return inf
+from benchmarks.claims.prima import SYSTEMS, brute_force_s, cluster, seconds_of
 
 
 def test_exact_equals_brute_force_on_fifty_clusters() -> None:

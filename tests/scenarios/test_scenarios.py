@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from airloom.errors import ScenarioError
+from airloom.methods.fedavg import FedAvg
+from airloom.runner import Options, Runner
+from airloom.scenarios.crowd import crowd
 from airloom.scenarios.factory import factory
 from airloom.scenarios.factory_stream import factory_stream
 from airloom.scenarios.lab import lab
@@ -16,6 +19,7 @@ from airloom.scenarios.scenario import Scenario
 from airloom.scenarios.writers import writers
 from airloom.tasks import TaskSettings
 from airloom.tasks.stream import Stream
+from airloom.tasks.task import Task
 from tests.worlds import task_for, world
 
 
@@ -148,3 +152,35 @@ def test_a_scenario_checks_its_parts() -> None:
     wider = world({("a", "hub"): 1e6, ("b", "hub"): 1e6})
     with pytest.raises(ScenarioError, match="client 'b' has no data"):
         Scenario(name="bad", network=wider, task=task_for(network))
+
+
+def test_crowd_is_many_phones_behind_wires_whose_rate_changes() -> None:
+    made = crowd(seed=0, devices=250, per_cell=100, participants=50, on_s=300.0, off_s=100.0)
+    network = made.network
+    assert [len(network.children(base)) for base in network.children(network.root)] == [83, 83, 84]  # equal blocks
+    up, wire = network.route("phone0", network.root)
+    assert up.cell is not None
+    assert wire.trace is not None
+    assert wire.trace.rate_bps(0.0) == wire.trace.rate_bps(3600.0) != wire.trace.rate_bps(60.0)
+    there = [sum(network.present(name, 1000.0 * k, 0) for name in network.clients(network.root)) for k in range(10)]
+    assert 160 < sum(there) / 10 < 215  # three quarters of 250 are 188; ten draws of a standard deviation of 7
+    assert made.suited["fedavg"]["fraction"] == pytest.approx(50 / 187.5)
+    for bad in ({"devices": 0}, {"per_cell": 0}, {"participants": 0}):
+        with pytest.raises(ScenarioError, match="allowed are integers >= 1"):
+            crowd(seed=0, **bad)  # type: ignore[arg-type]
+    with pytest.raises(ScenarioError, match="off_s"):
+        crowd(seed=0, devices=10, off_s=0.0)
+
+
+def test_a_crowd_is_asked_for_its_participants_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = crowd(seed=0, devices=400, per_cell=100, participants=20)
+    asked: list[str] = []
+    samples = Task.samples
+    scenario = Scenario(name="crowd", network=made.network, task=made.task, budget={"rounds": 2})
+    monkeypatch.setattr(Task, "samples", lambda self, name, at_s=0.0: (asked.append(name), samples(self, name, at_s))[1])
+    method = FedAvg(fraction=made.suited["fedavg"]["fraction"], local_steps=1)
+    done = Runner(scenario, method, 0, Options(eval_every=100, checkpoint_every_s=None), None, {}, None).run()
+    assert len(done.points) == 2
+    assert sum(point["clients"] for point in done.points) > 30
+    # a weight and a sample count per participant of two rounds, and once more in the history: far fewer than the 320 that are there
+    assert len(asked) <= 2 * 2 * 22

@@ -16,13 +16,21 @@ WORLD: dict[str, Any] = {"scenario.devices": 2, "scenario.base_stations": 1, "sc
 
 
 def test_rewards_by_hand() -> None:
-    m = CritiqueRouting(verdict=0.5, route=0.25, final=1.0)
+    m = CritiqueRouting(verdict=0.5, route=0.25, final=1.0, turn_cost=0.0)
     actions = np.array([[[1, 3, 0], [0, 0, 0], [2, 2, 2]]])
     reached = np.array([[[True, True, True], [True, False, False], [True, True, True]]])
     z = np.array([[[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]]], bool)
     # first: going on while wrong +0.5; again +0.5 and the agent solves it +0.25; stopping when right +0.5, the end is right +1
     # second: stopping with nothing -0.5, the end is wrong.  third: +0.5 + 0.25; going on although right -0.5; +0.5 + 0.25 + 1
     assert m.rewards(actions, z, reached)[0].tolist() == [[0.5, 0.75, 1.5], [-0.5, 0.0, 0.0], [0.75, -0.5, 1.75]]
+
+
+def test_without_a_cost_of_turns_it_pays_to_be_wrong_first() -> None:
+    # wrong, wrong, then right: 0.5 + 0.5 + (0.5 + 0.5 + 1) = 3; right, then stop: (0.5 + 0.5) + (0.5 + 1) = 2.5. Calls cost 3 c against c
+    actions, reached = np.array([[[1, 1, 3], [3, 0, 0]]]), np.array([[[True] * 3, [True, True, False]]])
+    z = np.array([[[0, 0, 0, 1], [0, 1, 1, 1]]], bool)
+    for cost, wanted in ((0.0, [3.0, 2.5]), (0.6, [1.2, 1.9])):
+        assert CritiqueRouting(turn_cost=cost).rewards(actions, z, reached).sum(-1)[0] == pytest.approx(wanted)
 
 
 def test_costs_of_all_agents_sum_to_zero_where_their_shares_sum_to_one() -> None:
@@ -36,14 +44,15 @@ def test_one_turn_is_a_router_and_the_episode_ends_after_k_calls() -> None:
     task = asked(network, {place: skilled(1.0, place, price_out=1.0) for place in ("phone0", "edge", "cloud")}, 10.0)
     for turns in (1, 3):
         points, played = served(CritiqueRouting(steps=0, turns=turns), network, task)
-        assert column(points, "correct") == [1] and 4.0 <= played.sim.stamp()["price"] <= 4.0 * turns  # a call is billed 4
+        assert column(points, "correct") == [1] and 1 <= points[0]["calls"] <= turns and points[0]["strongest_calls"] <= points[0]["calls"]
+        assert 4.0 <= played.sim.stamp()["price"] <= 4.0 * turns  # a call is billed 4
     assert served(CritiqueRouting(steps=0), network, task)[0] == served(CritiqueRouting(steps=0), network, task)[0]
 
 
-def test_the_state_holds_question_and_draft() -> None:
+def test_the_state_holds_question_draft_and_its_author() -> None:
     m = CritiqueRouting()
-    assert m.state("3+4=", "").shape == (1, 7) and m.state("3+4=", "7")[0, -1] == 7
-    assert m.state("3+4=", "wrong")[0, -1] != m.state("3+4=", "")[0, -1] and CONTROLLER.size > 0
+    assert m.state("3+4=", "", 0).shape == (1, 8) and m.state("3+4=", "7", 2)[0, -2:].tolist() == [7, 2]
+    assert m.state("3+4=", "wrong", 1)[0, -2] != m.state("3+4=", "", 0)[0, -2] and CONTROLLER.size > 0
 
 
 def test_it_trains_on_the_clock_and_the_multiplier_follows_the_use() -> None:

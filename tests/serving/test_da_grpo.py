@@ -71,3 +71,15 @@ def test_it_trains_and_serves() -> None:
     run = airloom.run("da_grpo:steps=3,prompts=6,group=4", scenario="assistant", set=world, out=None, executor="loop")
     duals = [point["lambda"] for point in run.points if "lambda" in point]
     assert len(duals) == 3 and all(value > 0 for value in duals) and run.points[-1]["answered"] == 8
+
+
+def test_a_stream_of_tasks_carries_the_policy_over_and_examines_it_on_all() -> None:
+    world: dict[str, Any] = {"scenario.devices": 2, "scenario.base_stations": 1, "scenario.requests": 2}
+    run = airloom.run("da_grpo:steps=2,prompts=6,group=4,stream=+*", scenario="assistant", set=world, out=None, executor="loop")
+    steps, exams = ([point for point in run.points if name in point] for name in ("step", "exam"))
+    assert [point["step"] for point in steps] == [0, 1, 2, 3]
+    assert steps[2]["lambda"] == pytest.approx(max(0.0, steps[1]["lambda"] + 0.01 * (steps[2]["ask_rate"] - 0.3)))  # not from 0.5 again
+    assert [(point["after"], point["exam"]) for point in exams] == [(0, "+"), (0, "*"), (1, "+"), (1, "*")]
+    assert all(point["exam_own"] <= point["exam_accuracy"] + point["exam_asked"] <= 2 for point in exams)
+    # the device has practiced sums of two digits most, products less
+    assert exams[0]["exam_own"] > exams[1]["exam_own"]

@@ -135,7 +135,7 @@ def test_the_command(server: _Server, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_source_has_a_sum_and_a_reader() -> None:
     for name, sources in SOURCES.items():
         assert name in datasets.names() and datasets.files(name) == tuple(s.file for s in sources)
-        assert all(re.fullmatch(r"[0-9a-f]{32}", s.md5) and s.url.startswith("http") for s in sources)
+        assert all(re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", s.digest) and s.url.startswith("http") for s in sources)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------------------------
@@ -177,6 +177,57 @@ def test_cifar_archives_are_read(tmp_path: Path, name: str, label_bytes: int, cl
     mean, std = (datasets.CIFAR_MEAN, datasets.CIFAR_STD) if classes == 10 else (datasets.CIFAR100_MEAN, datasets.CIFAR100_STD)
     # channel 2 (blue), row 0, column 1 is byte 2 * 1024 + 1 of the image
     assert np.asarray(found.x_test)[0, 2, 0, 1] == pytest.approx((rows[200, label_bytes + 2049] / 255 - mean[2]) / std[2], abs=1e-5)
+
+
+def femnist(path: Path) -> dict[str, np.ndarray]:
+    """An archive of three writers with 20, 10 and 10 training rows and two test rows each; returns images by part and writer."""
+    h5py = pytest.importorskip("h5py")
+    rng, images = np.random.default_rng(3), {}
+    path.parent.mkdir()
+    with tarfile.open(path, "w:bz2") as archive:
+        for part in ("train", "test"):
+            place = path.with_name(f"fed_emnist_{part}.h5")
+            with h5py.File(place, "w") as file:
+                for i, name in enumerate(("f0002_01", "f0000_14", "f0001_41")):  # in no order
+                    count = 2 if part == "test" else (10, 20, 10)[i]
+                    images[f"{part}/{name}"] = rng.random((count, 28, 28), np.float32)
+                    file[f"examples/{name}/pixels"] = images[f"{part}/{name}"]
+                    file[f"examples/{name}/label"] = np.arange(count, dtype=np.int32) + 42
+            archive.add(place, place.name)
+            place.unlink()
+    return images
+
+
+def test_femnist_is_read_by_writer_and_kept_as_arrays(tmp_path: Path) -> None:
+    images = femnist(tmp_path / "femnist" / "fed_emnist.tar.bz2")
+    found = datasets.load("femnist", tmp_path)
+    # a tenth of each writer's training rows is validation: 2, 1 and 1 of 20, 10 and 10; writers are numbered by name
+    assert found.classes == 62 and found.natural is not None and found.natural_validation is not None and found.natural_test is not None
+    assert np.bincount(found.natural).tolist() == [18, 9, 9] and np.bincount(found.natural_validation).tolist() == [2, 1, 1]
+    assert found.natural_test.tolist() == [0, 0, 1, 1, 2, 2] and found.y_test.tolist() == [42, 43] * 3
+    # bright ink: 1 - pixel, to the nearest of 255 steps
+    assert np.abs(np.asarray(found.x_test)[0, 0] - (1.0 - images["test/f0000_14"][0])).max() <= 0.5 / 255 + 1e-6
+    assert sorted(p.name for p in (tmp_path / "femnist").iterdir()) == ["fed_emnist.tar.bz2", "femnist.npz"]
+    datasets._cached.cache_clear()
+    (tmp_path / "femnist" / "fed_emnist.tar.bz2").write_bytes(b"")  # not looked at again
+    assert np.array_equal(np.asarray(datasets.load("femnist", tmp_path).x_train), np.asarray(found.x_train))
+
+
+def test_a_damaged_femnist_archive_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    (tmp_path / "femnist").mkdir()
+    (tmp_path / "femnist" / "fed_emnist.tar.bz2").write_bytes(b"nonsense")
+    with pytest.raises(ScenarioError, match="airloom data get again"):
+        datasets.load("femnist", tmp_path)
+
+
+def test_a_sum_of_64_digits_is_sha256(server: _Server, tmp_path: Path) -> None:
+    (known,) = source(server)["set"]
+    right = {"set": (known._replace(digest=hashlib.sha256(CONTENT).hexdigest()),)}
+    assert fetch("set", tmp_path / "a", None, right)[0].read_bytes() == CONTENT
+    wrong = {"set": (known._replace(digest="0" * 64),)}
+    with pytest.raises(ScenarioError, match="SHA-256 sum"):
+        fetch("set", tmp_path / "b", None, wrong)
 
 
 def test_a_missing_file_says_how_to_get_it(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""Claims of the services; small in the slow lane, in full with `make claims`."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+
+from benchmarks.claims import paac, prima
+from benchmarks.claims.harness import RECORDS
+
+
+@pytest.mark.claims
+def test_paac() -> None:
+    outcome, case = paac.run(folder=RECORDS), paac.CASE
+    for level in (1, 2, 3):
+        assert set(outcome.each(case, f"level {level}", "leaked")) == {0}
+        assert outcome.each(case, f"level {level}", "accuracy") == outcome.each(case, "level 0", "accuracy") == [1.0] * 3
+    for miss in paac.MISSES:
+        private, leaked = (sum(outcome.each(case, f"level 3, miss {miss}", name)) for name in ("private", "leaked"))
+        assert leaked / private == pytest.approx(miss, abs=3 * sqrt(miss * (1 - miss) / private))  # three standard errors of a share
+    assert set(outcome.each(case, "rewrite, no registry", "accuracy")) == {0.0}
+
+
+@pytest.mark.claims
+def test_prima() -> None:
+    outcome, case = prima.run(folder=RECORDS), prima.CASE
+    assert set(outcome.each(case, "exact", "optimal")) == {1.0}
+    assert outcome.each(case, "exact", "answered") == outcome.each(case, "exact", "possible")
+    for name in prima.PLANNERS:  # nobody beats brute force, or places what cannot be placed
+        assert min(outcome.each(case, name, "least")) >= 1 - 1e-9 and set(outcome.each(case, name, "claims_possible")) == {0}
+    assert outcome.mean(case, "halda", "optimal") < 0.9
