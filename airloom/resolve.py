@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from airloom.scenarios.scenario import Scenario
 
 METHOD_ROOMS = ("methods", "serving")  # where a method's or service's name is looked for
+PART_ROOMS = ("security",)  # where a part's name is looked for beside those that its socket knows
 NOT_SCENARIOS = ("fleet", "scenario")  # modules of airloom.scenarios that hold no scenario
 NEEDED: Any = inspect.Parameter.empty  # marks a field without default
 _WHERE = re.compile(r"(?P<place>(?:[A-Za-z]:)?[^:]*\.py|[^:]*)(?::(?P<thing>[A-Za-z_]\w*)(?=:|$))?(?::(?P<fields>.*))?", re.DOTALL)
@@ -110,6 +111,17 @@ def settle(owner: str, known: Mapping[str, Field], given: Mapping[str, Any]) -> 
     return {name: convert(f"{owner}.{name}", known[name], value) for name, value in given.items()}
 
 
+def _part_of_a_room(field: Field, text: str) -> Any:
+    """Return the part that a text describes where a room below `parts` has a module of its name with a class for this field, else None."""
+    name = text.partition("(")[0].strip()
+    room = next((room for room in PART_ROOMS if name in names_in(room)), None)
+    if room is None or not isinstance(field.type, type):
+        return None
+    module = load_module(f"airloom.{room}.{name}")
+    fit = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, field.type) and c.__module__ == module.__name__]
+    return named.make(field.name, {name: fit[0]}, text) if fit else None
+
+
 def convert(where: str, field: Field, value: Any) -> Any:
     """Return a value in the type of its field; `where` opens the error message.
 
@@ -117,7 +129,7 @@ def convert(where: str, field: Field, value: Any) -> Any:
     0.01
     """
     if field.make is not None and isinstance(value, str):
-        return field.make(value)
+        return _part_of_a_room(field, value) or field.make(value)
     try:
         return _fit(value, field.type)
     except (ValueError, OverflowError):

@@ -145,6 +145,21 @@ def test_a_part_is_made_from_text() -> None:
     refused(lambda: convert("fedavg.select", fields_of(FedAvg)["select"], 5), "fedavg.select", "Selector")
 
 
+def test_a_part_of_a_room_below_is_found_by_its_module() -> None:
+    from airloom.security.ega import EGA
+
+    assert find_method("fedavg:protect=ega").make({}, {}) == FedAvg(protect=EGA())
+    made = find_method("fedavg:lr=0.2,protect=ega(block=4,noise='zero_sum',sigma=0.1)").make({}, {})
+    assert made == FedAvg(lr=0.2, protect=EGA(block=4, noise="zero_sum", sigma=0.1))
+    with pytest.raises(ScenarioError, match=r"protect='ega\(blocks=4\)': .*fields of ega: codec, block"):
+        find_method("fedavg:protect=ega(blocks=4)")
+    with pytest.raises(ScenarioError, match=r"EGA\.sigma: got -1"):
+        find_method("fedavg:protect=ega(sigma=-1.0)")
+    # a module there that holds no protection is none
+    with pytest.raises(ScenarioError, match="protect='gradient_inversion': unknown; allowed: gaussian, masked, none"):
+        find_method("fedavg:protect=gradient_inversion")
+
+
 @pytest.mark.parametrize(
     "value",
     [

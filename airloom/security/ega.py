@@ -9,8 +9,7 @@
 
 Paper: Zeng, Liu, Liang et al., "Encoded Gradients Aggregation against Gradient Leakage in Federated Learning", 2022, arXiv 2205.13216, after a public
 re-implementation; reconstructed where that is silent: noise, who decodes, the orthogonal codec, which is the oracle of the whole path.
-Left out: scales per block, codes of fewer bits, a mean that the server never sees. The clients' `secret` is a field, so that records repeat: with
-real data they must agree on one that the server does not have.
+Left out: scales per block, codes of fewer bits, a mean that the server never sees. With real data clients agree on a `secret` of their own.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class EGA(Protection):
     Arguments:
         codec: "orthogonal" (ours, exact but for rounding), or "trained".
         block: B, values that are coded together (256 in the re-implementation; 16, ours, trains in seconds).
-        levels: s, integers from -s to s (64).
-        sigma: deviation of the noise on codes, in units of the largest update.
+        levels: s, integers from -s to s (64); 0 codes values as they are, for the rotation alone (ours, for tests of the path).
+        sigma: deviation of the noise on codes, in units of the largest update (without levels, in those of the values).
         noise: "own" of each client, or "zero_sum".
         decoder: one of the "clients" (the server then cannot read a code), or the "server".
         secret: what the clients share and the server does not know: the codec and pairs' noises are drawn from it.
@@ -51,7 +50,7 @@ class EGA(Protection):
 
     codec: Literal["orthogonal", "trained"] = "orthogonal"
     block: int = ranged(1, 4096, default=16)
-    levels: int = ranged(1, 1_000_000, default=64)
+    levels: int = ranged(0, 1_000_000, default=64)
     sigma: float = ranged(0, 1e3, default=0.0)
     noise: Literal["own", "zero_sum"] = "own"
     decoder: Literal["clients", "server"] = "clients"
@@ -66,7 +65,7 @@ class EGA(Protection):
         v = node.map(self.weighed, [r.place for r in refs], about, each=[(r, len(refs) * p_i / total) for r, p_i in zip(refs, p, strict=True)])
         late = node.first([r["most"] for r in v], len(v))[2]
         there = [i for i, r in enumerate(v) if r["most"] not in late]
-        n = max(node.fetch([v[i]["most"] for i in there]), default=0.0)
+        n = max(node.fetch([v[i]["most"] for i in there]), default=0.0) if self.levels else 1.0
         names = [v[i].place for i in there]
         nonce = int(node.rng("ega", node.now_s).integers(2**62))  # of this exchange
         z = node.map(self.encoded, names, n, names, nonce, each=[(v[i], p[i] / total) for i in there])
@@ -101,7 +100,7 @@ class EGA(Protection):
         q = torch.nn.functional.pad(v["v"], (0, rows * self.block - len(v["v"]))).view(rows, self.block)
         codec = self.codec_of(here)
         here.cost(flops=code_flops(codec, rows))
-        if not q.is_meta:
+        if self.levels and not q.is_meta:
             q = rounded(q * (self.levels / max(n, 1e-300)), here.rng("ega round", nonce)) / self.levels
         z = coded(codec, "E", q)
         if self.sigma and not z.is_meta:
@@ -132,7 +131,7 @@ class EGA(Protection):
             here.cost(flops=3.0 * self.steps * BATCH * (self.groups + 1) * code_flops(untrained(self.block, self.hidden, self.secret), 1))
         if self.codec == "orthogonal":
             return orthogonal(self.block, self.secret)
-        return trained(self.block, self.hidden, self.groups, self.steps, self.levels, self.sigma, self.secret)
+        return trained(self.block, self.hidden, self.groups, self.steps, max(self.levels, 1), self.sigma, self.secret)
 
 
 def _spread(values: Tensor | None, like: Any, *, is_about: bool) -> Any:

@@ -24,7 +24,7 @@ from airloom.plans import ordering
 from airloom.tasks.datasets import Dataset
 from airloom.tasks.task import Task
 from tests.methods.hand import away, star, targets
-from tests.methods.quadratic import Course, linear, run
+from tests.methods.quadratic import Course, gradient, least_squares, linear, random_rows, run
 from tests.worlds import task_for
 
 # --- orderers ------------------------------------------------------------------------------------------------------------------------------
@@ -157,6 +157,18 @@ def test_all_at_once_are_fedavg_whatever_the_order(order: Orderer) -> None:
     fields: dict[str, Any] = {"local_steps": 2, "lr": 0.1, "batch_size": 8}
     mine, other = (run(network, task, m, 3) for m in (OrderedSGD(order=order, fraction=1.0, **fields), FedAvg(**fields)))
     np.testing.assert_allclose(mine.x.numpy(), other.x.numpy(), atol=1e-6)
+
+
+def test_one_at_a_time_in_fixed_order_are_incremental_gradient() -> None:
+    # P = 1 of 5, one full-batch step: w <- w - eta grad F_i(w) for i = 0, 1, ..., 4, epoch after epoch
+    rows = random_rows(NAMES)
+    course = run(
+        plain(), least_squares(rows), OrderedSGD(local_steps=1, lr=0.3, batch_size=4, order=FixedOrder(), fraction=0.2), 10, start=[1.0, -1.0, 2.0]
+    )
+    w = np.array([1.0, -1.0, 2.0])
+    for n in NAMES * 2:
+        w = w - 0.3 * gradient(rows[n], w)
+    np.testing.assert_allclose(course.x.numpy(), w, rtol=1e-12)
 
 
 def test_observing_follows_the_order_and_not_the_arrivals() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from airloom.methods.sequential_fl import SequentialFL
 from airloom.network.churn import TraceChurn
 from airloom.network.network import Network
 from airloom.network.topology import with_peers
-from airloom.parts.order import FixedOrder, RandomReshuffle, ShuffleOnce
+from airloom.parts.order import FixedOrder, Orderer, RandomReshuffle, ShuffleOnce
+from airloom.parts.select import Selector
 from airloom.tasks.task import Task
 from tests.methods.quadratic import Course, gradient, least_squares, random_rows, run
 from tests.worlds import device, task_for, world
@@ -41,6 +43,35 @@ def test_one_client_is_fedavg_bit_for_bit() -> None:
     mine = run(network, task_for(network), SequentialFL(**fields), 3)  # type: ignore[arg-type]
     other = run(network, task_for(network), FedAvg(**fields), 3)  # type: ignore[arg-type]
     assert torch.equal(mine.x, other.x)
+
+
+TURNS = "cadbac"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InTurn(Orderer):
+    """Visits first whose turn it is."""
+
+    def next(self, names: Any, state: Any, rng: Any) -> Any:
+        t = state["t"] if state else 0
+        return [TURNS[t], *[n for n in names if n != TURNS[t]]], {"t": t + 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhoseTurn(Selector):
+    """Chooses whose turn it is."""
+
+    def _chosen(self, names: Any, k: int, history: Any, rng: Any) -> list[str]:
+        return [TURNS[history["round"]]]
+
+
+def test_one_participant_a_round_is_the_parallel_method_with_one_participant_bit_for_bit() -> None:
+    rows = least_squares(random_rows(list("abcd")))
+    fields: dict[str, Any] = {"local_steps": 3, "lr": 0.1, "batch_size": 4, "fraction": 0.25}
+    both = (SequentialFL(**fields, order=InTurn()), FedAvg(**fields, select=WhoseTurn()))
+    mine, other = (run(star("abcd"), rows, method, len(TURNS), start=[1.0, -1.0, 2.0]) for method in both)
+    assert {n: mine.sim.sites[n].drawn for n in "abcd"} == {"a": 24, "b": 12, "c": 24, "d": 12}  # 3 steps of 4 rows a turn
+    assert all(torch.equal(a["x"].flat, b["x"].flat) for a, b in zip(mine.states, other.states, strict=True))
 
 
 def test_equal_clients_and_one_step_are_gradient_descent() -> None:

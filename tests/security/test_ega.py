@@ -19,6 +19,7 @@ from airloom.models.objective import CrossEntropy
 from airloom.models.params import Params
 from airloom.models.train import grad
 from airloom.parts.blockcode import coded, orthogonal, rounded, trained
+from airloom.parts.optimizer import ServerSGD
 from airloom.security.ega import EGA
 from airloom.security.gradient_inversion import invert, leakage
 from airloom.tasks.datasets import load
@@ -42,6 +43,20 @@ def test_without_noise_it_is_the_wrapped_method(method: Any, decoder: Any) -> No
     plain, mine = final(method=method), final(EGA(block=4, levels=FINE, decoder=decoder), method)
     # three rounds, each rounded to n / 1e6 of the largest update, of the order of 1
     np.testing.assert_allclose(mine.x.numpy(), plain.x.numpy(), atol=1e-5)
+
+
+def test_blocks_of_one_without_levels_are_the_wrapped_method_bit_for_bit() -> None:
+    # such a code changes signs at most; four clients of equal weight: M p = 1, and a mean of updates is what FedOpt folds by itself
+    plain, mine = (final(protect, FedOpt, server=ServerSGD(lr=1.0)) for protect in (None, EGA(block=1, levels=0)))
+    assert torch.equal(mine.x, plain.x)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 2.0])
+def test_the_rotation_with_noise_of_zero_sum_is_exact_up_to_rounding(sigma: float) -> None:
+    # each of 3 rounds: products of 4 x 4 rotations there and back on codes of the order of 1 + sigma, some 50 roundings of 2.2e-16 each: below 1e-13
+    plain, mine = final(), final(EGA(block=4, levels=0, sigma=sigma, noise="zero_sum"))
+    assert ((mine.x - plain.x).norm() / plain.x.norm()).item() < 1e-12
+    assert not torch.equal(mine.x, plain.x)
 
 
 def test_zero_sum_noise_cancels() -> None:
@@ -141,6 +156,6 @@ def test_loop_and_pool_agree() -> None:
 
 
 def test_bad_input() -> None:
-    for field in ({"block": 0}, {"sigma": -1.0}, {"levels": 0}, {"secret": -1}):
+    for field in ({"block": 0}, {"sigma": -1.0}, {"levels": -1}, {"secret": -1}):
         with pytest.raises(ScenarioError, match=rf"EGA\.{next(iter(field))}: got .* allowed is"):
             EGA(**field)  # type: ignore[arg-type]
