@@ -59,7 +59,7 @@ def rows(task: str, count: int, rng: np.random.Generator) -> tuple[np.ndarray, n
     return x, y
 
 
-def strings(*, count: int, seed: int, held: int = 200) -> Dataset:
+def strings(*, count: int, seed: int, held: int = 100) -> Dataset:
     """Questions of all tasks, each row with its task as natural client: `count` per task to learn from, `held` for validation and for tests each."""
     parts = {}
     for part, n in (("train", count), ("validation", held), ("test", held)):

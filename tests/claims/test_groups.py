@@ -1,10 +1,10 @@
-"""Claims of the methods that choose, group and chain clients; small in the slow lane, in full with `make claims`."""
+"""Claims of the methods that choose, group and chain clients or tasks; small in the slow lane, in full with `make claims`."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.claims import fedgs, fedgsp, hfedms
+from benchmarks.claims import contextlora, fedgs, fedgsp, hfedms
 from benchmarks.claims.harness import RECORDS
 
 
@@ -46,3 +46,30 @@ def test_hfedms() -> None:
     per_round = {side.label: outcome.mean("class window", side.label, "mb_per_100_s") / outcome.mean("class window", side.label, "rounds")
                  for side in hfedms.SIDES}  # fmt: skip
     assert per_round["hfedms"] < 0.75 * per_round["fedgsp"]
+
+
+@pytest.mark.slow
+def test_small_blocks_forget_nothing_and_a_plan_saves_time() -> None:
+    outcome = contextlora.run(contextlora.SMALL)
+    accuracy = {side.label: outcome.mean(contextlora.CASE, side.label, "accuracy") for side in contextlora.SIDES}
+    seconds = {side.label: outcome.mean(contextlora.CASE, side.label, "seconds") for side in contextlora.SIDES}
+    assert accuracy["gear, examples stay"] > accuracy["no mask, no freeze"] + 0.2
+    assert seconds["gear, examples move"] < 0.9 * seconds["one place"]
+
+
+@pytest.mark.claims
+def test_contextlora() -> None:
+    # that tasks learn faster on top of those that they build on does not show (see the page)
+    outcome = contextlora.run(folder=RECORDS)
+    mean = {
+        (side.label, c): outcome.mean(contextlora.CASE, side.label, c) for side in contextlora.SIDES for c in ("accuracy", "parents", "seconds", "kb")
+    }
+    for label in ("gear, examples move", "gear, examples stay"):
+        assert mean[label, "accuracy"] > mean["no mask, no freeze", "accuracy"] + 0.2
+        assert mean[label, "parents"] > mean["no mask, no freeze", "parents"] + 0.2
+        assert mean[label, "kb"] < 0.5 * mean["gated adapters", "kb"]
+    for label in ("one place", "random places", "gear, examples stay"):
+        assert mean["gear, examples move", "seconds"] < 0.9 * mean[label, "seconds"]
+    for side in contextlora.SIDES[:5]:  # what was planned is what was taken
+        rows = [row for row in outcome.rows if row["side"] == side.label]
+        assert all(row["seconds"] == pytest.approx(row["planned_s"], rel=1e-9) for row in rows)
