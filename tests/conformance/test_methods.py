@@ -64,7 +64,7 @@ SMALL: Mapping[str, Any] = MappingProxyType(
 OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "flexlora": {"lr": 0.12}, "splitfrozen": {"cut": 0, "lr": 0.02}, "tequila": {"lr": 0.05, "rounds": 60},
-        "cofed": {"rounds": 60, "local_epochs": 10, "retrain_epochs": 2, "retrain_lrs": (1.0,), "lr": 0.5},
+        "cofed": {"rounds": 60, "local_epochs": 5, "retrain_epochs": 1, "retrain_lrs": (0.5,), "retrain_batch_size": 32},
         "contextlora": {"lr": 0.05, "passes": 60},
     }
 )  # fmt: skip
