@@ -142,13 +142,10 @@ class Gateway:
         name = type(service).__name__.lower()
         if name == "paac":
             raise ScenarioError("gateway: PAAC needs tools, which are the scenario's; use another policy with --boundary LEVEL")
-        if (service.learns is None) != (policy is None):
-            told = (
-                f"run it with --out DIR first, then give --from DIR: {name} trains first"
-                if policy is None
-                else f"{name} learns nothing; leave --from out"
-            )
-            raise ScenarioError(f"gateway: got a policy: {policy is not None}; {told}")
+        if service.learns is not None and policy is None:
+            raise ScenarioError(f"gateway: {name} trains first, got no policy; run it with --out DIR, then serve it with --from DIR")
+        if service.learns is None and policy is not None:
+            raise ScenarioError(f"gateway: got a policy, but {name} learns nothing; leave --from out")
         if most < 1 or not timeout_s > 0 or not 0 <= level < len(LEVELS):
             raise ScenarioError(f"gateway(most={most}, timeout_s={timeout_s}, level={level}): allowed are most >= 1, seconds > 0, level 0 to 3")
         network, task = scenario.network, scenario.task

@@ -56,7 +56,7 @@ class CritiqueRouting(Assistant):
     final: float = ranged(0, 100, default=1.0)
     turn_cost: float = ranged(0, 100, default=0.6)
     share: float = ranged(0, 1, default=0.25)
-    dual_lr: float = ranged(0, 100, default=0.05)
+    dual_lr: float = ranged(0, 100, default=0.12)
     entropy: float = ranged(0, 100, default=0.1)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
 
