@@ -6,7 +6,7 @@ from math import sqrt
 
 import pytest
 
-from benchmarks.claims import da_grpo, gapg, paac, prima
+from benchmarks.claims import critique_routing, da_grpo, gapg, paac, prima, serving
 from benchmarks.claims.harness import RECORDS
 
 
@@ -51,3 +51,24 @@ def test_da_grpo() -> None:
         assert outcome.mean(case, "da_grpo", task) < outcome.mean(case, "grpo, fixed penalty 0.2", task) - 0.05
     assert outcome.mean(case, "da_grpo", "first_after") > outcome.mean(case, "edge only", "first_after") + 0.15
     assert outcome.mean(case, "da_grpo", "forgetting") <= outcome.mean(case, "edge only", "forgetting")
+
+
+@pytest.mark.claims
+def test_critique_routing() -> None:
+    # nine tenths of the strongest agent's accuracy do not show at this share (see the page)
+    outcome, side = critique_routing.run(folder=RECORDS), ("assistant", "critique and route")
+    assert outcome.mean(*side, "trained_calls") < 1.5 and outcome.mean(*side, "trained_share") < 0.35  # it stops; three calls without a cost of turns
+    assert outcome.mean(*side, "share") < 0.25
+    assert outcome.mean(*side, "accuracy") > outcome.mean("assistant", "weakest", "accuracy") + 0.2
+
+
+@pytest.mark.claims
+def test_serving() -> None:
+    outcome = serving.run(folder=RECORDS)
+    for case in ("outages", "5G walk"):
+        for side in serving.SIDES:  # nobody hangs, and without the cloud everybody is at least as right as the device
+            assert set(outcome.each(case, side.label, "answered")) == {180}
+            found, alone = (outcome.each(case, label, "accuracy") for label in (side.label, "device_only"))
+            assert all(a >= b for a, b in zip(found, alone, strict=True))
+    assert outcome.mean("steady", "cascade", "accuracy") > outcome.mean("steady", "random_router", "accuracy")
+    assert outcome.mean("5G walk", "cloud_only", "p95_s") > 2 * outcome.mean("steady", "cloud_only", "p95_s")
