@@ -47,7 +47,7 @@ class Report:
             "first_s": self.wall[1] - BEGAN,
             "wall_s": np.diff(self.wall).tolist(),
             "cpu_s": np.diff(self.cpu).tolist(),
-            "peak_mb": peak / 1024,
+            "peak_mb": peak / 1024,  # before the loss is taken, which needs memory of its own
             "loss": final_loss(values),
             "note": note,
         }
