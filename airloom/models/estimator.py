@@ -67,6 +67,8 @@ class Estimator:
         """The estimator, not fitted yet."""
         module, _, name = self.make.rpartition(".")
         cls = getattr(importlib.import_module(f"sklearn.{module}"), name)
+        if not (isinstance(cls, type) and issubclass(cls, _classifier())):  # a recipe may come from a file: nothing else is called
+            raise TypeError(f"sklearn.{self.make} is no classifier")
         seeded = {"random_state": seed} if "random_state" in inspect.signature(cls).parameters else {}
         return cls(**{**seeded, **self.options})
 
@@ -145,6 +147,13 @@ class Fitted:
         out = np.zeros((len(x), self.classes))
         out[:, made.classes_.astype(np.int64)] = made.predict_proba(x.flatten(1).numpy())
         return torch.from_numpy(out)
+
+
+def _classifier() -> type:
+    """Scikit-learn's mark of classifiers."""
+    from sklearn.base import ClassifierMixin
+
+    return ClassifierMixin
 
 
 def _convergence() -> type[Warning]:

@@ -70,6 +70,7 @@ def test_on_a_wire_it_would_be_the_rows_it_was_fitted_to() -> None:
         ({"options": {"depth": 3}}, "allowed are classes of scikit-learn"),
         ({"options": {"criterion": print}}, "with plain options"),
         ({"make": "svm.LinearSVC", "options": {}}, "it has no predict_proba"),
+        ({"make": "datasets.load_files", "options": {"container_path": "."}}, "is no classifier"),
     ],
 )
 def test_bad_recipes(change: dict[str, Any], says: str) -> None:
