@@ -93,7 +93,7 @@ def overhead() -> dict[str, float]:
 def pool() -> dict[str, float]:
     """Loop over pool of two, wall seconds after start-up, and whether the digests agree; beside it what two loops at once gain."""
     world = phones(seed=0)
-    method = FedAvg(local_steps=20)
+    method = FedAvg(**world.suited["fedavg"])  # what `airloom run fedavg --scenario phones` runs
     ratios: list[float] = []
     limits: list[float] = []
     for _ in range(4):
