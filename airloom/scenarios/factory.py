@@ -17,7 +17,7 @@ SUITED: Mapping[str, Mapping[str, Any]] = {
     "scaffold": {"local_steps": 20, "lr": 0.1},
     "fedbuff": {"local_steps": 5, "lr": 0.3, "server_lr": 1.0},
     "hfedavg": {"local_steps": 20, "lr": 0.3, "group_rounds": 2},
-    "mtgc": {"local_steps": 5, "lr": 0.1, "group_rounds": 2},
+    "mtgc": {"local_steps": 10, "lr": 0.1, "group_rounds": 5},
     "sequential_fl": {"local_steps": 5, "lr": 0.1},
 }
 

@@ -23,6 +23,7 @@ from airloom.program.node import Node
 from airloom.records import checkpoint
 from airloom.runner import Options, Runner
 from airloom.scenarios.scenario import Scenario
+from tests.stars import star_scenario
 from tests.worlds import device, task_for, world
 
 
@@ -114,3 +115,25 @@ def test_resume_with_bands_of_their_own(tmp_path: Path) -> None:
 def test_a_program_alive_at_the_boundary_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=r"sleeper at 'e'"):
         go(scenario(), LeavesAProgram(), 2, tmp_path / "r")
+
+
+@pytest.mark.parametrize(("every_s", "took_s", "saves"), [(2.0, 0.0, 20), (2.0, 1.0, 3), (0.0, 1.0, 40)])
+def test_a_checkpoint_that_took_long_is_not_followed_by_another_soon(
+    every_s: float, took_s: float, saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 40 rounds of a second: every second one is due; one that took a second, begun at 2 s, is followed at 22 s and at 42 s (round 40); 0 wants each
+    now_s, count = 0.0, 0
+
+    def save(*_: object) -> None:
+        nonlocal now_s, count
+        now_s, count = now_s + took_s, count + 1
+
+    monkeypatch.setattr("airloom.runner.checkpoint.save", save)
+    monkeypatch.setattr("airloom.runner.freeze", lambda *_: ({}, {}))
+    monkeypatch.setattr("airloom.runner.time.monotonic", lambda: now_s)
+    runner = Runner(star_scenario(), FedAvg(), 0, Options(checkpoint_every_s=every_s), tmp_path, {}, None)
+    monkeypatch.setattr(runner, "_extra", dict)
+    for _ in range(40):
+        now_s += 1.0
+        runner._checkpoint(None, {})  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+    assert count == saves
