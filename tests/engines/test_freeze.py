@@ -131,7 +131,7 @@ def test_a_checkpoint_that_took_long_is_not_followed_by_another_soon(
     monkeypatch.setattr("airloom.runner.checkpoint.save", save)
     monkeypatch.setattr("airloom.runner.freeze", lambda *_: ({}, {}))
     monkeypatch.setattr("airloom.runner.time.monotonic", lambda: now_s)
-    runner = Runner(star_scenario(), FedAvg(), 0, Options(checkpoint_every_s=every_s), tmp_path, {}, None)
+    runner = Runner(star_scenario(), FedAvg(), 0, Options(budget={"rounds": 40}, checkpoint_every_s=every_s), tmp_path, {}, None)
     monkeypatch.setattr(runner, "_extra", dict)
     for _ in range(40):
         now_s += 1.0
