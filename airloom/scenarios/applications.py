@@ -37,6 +37,8 @@ def applications(
         rank: of the adapters, for all tasks together; at least 5 for one rank row each.
         speed_flops_per_s: of the boards of "reverse" and "max"; the others have half, double and a quarter of it.
         rate_bps, latency_s: of each board's link, both ways.
+
+    Watts, memory and links are ours: no source has such a fleet.
     """
     if rows < 10:
         raise ScenarioError(f"applications(rows={rows}): allowed: at least 10 questions per task")
