@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[([^\]\[]*)\]\(([^)\s]+)\)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FENCE = re.compile(r"^(```\w+) [\w-]+$", re.MULTILINE)  # words for the tests behind a language
 SOURCE = re.compile(r'src="([^"]+)"')
 REFERENCE = {  # room: modules whose public names are documented
     "api": "the calls `airloom.run`, `compare`, `resume`, `show`",
@@ -64,7 +65,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         name = path.relative_to(ROOT).as_posix()
         return f"{text} (`{name}`)" if text.strip("`") != name else f"`{name}`"
 
-    return LINK.sub(replace, markdown)
+    return FENCE.sub(r"\1", LINK.sub(replace, markdown))
 
 
 def on_page_content(text: str, page: Any, config: Any, files: Files) -> str:
