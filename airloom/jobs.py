@@ -31,6 +31,7 @@ from airloom.engines.executors import make_executor
 from airloom.engines.host import Opened
 from airloom.engines.measured import MeasuredWorld
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, MissingExtra, RecordError, RunFailed, ScenarioError
+from airloom.models.allocator import keep_freed
 from airloom.network.network import Network
 from airloom.program.method import Method, Service
 from airloom.records import checkpoint
@@ -308,7 +309,8 @@ def _revision() -> tuple[str | None, bool | None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread, so that sums have one order wherever a job runs."""
+    """One thread, so that sums have one order wherever a job runs; freed memory stays for the next step."""
+    keep_freed()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -37,6 +37,7 @@ from airloom.engines.placed import PlaceRef, Unreachable, pack, unpack
 from airloom.engines.placenode import PlaceNode
 from airloom.engines.places import Peer
 from airloom.errors import DeviceLost, MissingExtra, RunFailed, ScenarioError, Unsupported
+from airloom.models.allocator import keep_freed
 from airloom.network.network import Network
 from airloom.program.method import Method, Service
 from airloom.program.tree import leaves
@@ -165,6 +166,7 @@ class PlaceActor:
         """Build the run's world here: this place loads its own data."""
         header, _ = unpack(message)
         torch.set_num_threads(1)
+        keep_freed()
         if self.built is None or self.built[0] != header["described"]:
             module, name = header["make"].split(":")
             make: Callable[[str], Built] = getattr(importlib.import_module(module), name)

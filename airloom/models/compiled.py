@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from airloom.models.dense import digest, processor
-from airloom.models.replay import BATCH_NORMS, NotRecorded, Op, Script, Slot
+from airloom.models.script import BATCH_NORMS, NotRecorded, Op, Script, Slot
 from airloom.models.skeleton import Skeleton
 
 _aten = torch.ops.aten

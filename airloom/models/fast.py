@@ -28,7 +28,8 @@ from airloom.models.dense import NoKernel, dense_chain, dense_inputs, kernel, ru
 from airloom.models.objective import Objective
 from airloom.models.params import Params
 from airloom.models.price import shapes_of
-from airloom.models.replay import NotRecorded, UpdateStep, batch_tensors, gradient_step, record, update_step
+from airloom.models.replay import UpdateStep, gradient_step, update_step
+from airloom.models.script import NotRecorded, batch_tensors, record
 from airloom.models.skeleton import Skeleton
 from airloom.models.step import SGD, Found, Moving, Options, Raw, finished, moving, run_training, training
 

@@ -19,7 +19,7 @@ from airloom.models.submodel import covers
 
 @final
 class LoRALinear(RankPair):
-    """`y = W x + b + s (x A^T) B^T` with a frozen `W [out, in]`, `A [r, in]` drawn as a linear weight, `B [out, r]` zero at the start."""
+    """`y = W x + b + (s x A^T) B^T` with a frozen `W [out, in]`, `A [r, in]` drawn as a linear weight, `B [out, r]` zero at the start."""
 
     def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class LoRALinear(RankPair):
         self.rank_scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.rank_scale * F.linear(F.linear(x, self.A), self.B)
+        return F.linear(x, self.weight, self.bias) + F.linear(self.rank_scale * F.linear(x, self.A), self.B)  # the smaller product is scaled
 
 
 def lora(
