@@ -13,12 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from airloom.errors import ScenarioError
 from airloom.models.hf import hf_lora
 from airloom.models.lora import lora
 from airloom.models.module import ModelSpec
 from airloom.models.price import peak_bytes
 from airloom.models.submodel import ranks
+from airloom.models.train import forward
 from airloom.network.access import CellPlan, cells
 from airloom.network.profiles import CLOUD, EDGE_BOX
 from airloom.network.profiles import phones as draw_phones
@@ -116,7 +119,7 @@ def _pretrained(model: str, task: TaskSettings, rank: int, alpha: float | None, 
         head="classification" if data.kind == "classification" else "causal", classes=data.classes if data.kind == "classification" else None,
     )  # fmt: skip
     if data.kind == "next_token":  # a model may have more outputs than its tokenizer has ids
-        data = replace(data, classes=spec.module().get_submodule("inner").config.vocab_size)  # type: ignore[union-attr]
+        data = replace(data, classes=forward(spec.initial(0), torch.zeros(1, 1, dtype=torch.long)).shape[-1])
     return data, spec
 
 
