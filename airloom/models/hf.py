@@ -22,6 +22,7 @@ from airloom.errors import MissingExtra, ScenarioError
 from airloom.models.hf_stack import stack
 from airloom.models.llama2c import read_llama2c
 from airloom.models.module import ModelSpec, model
+from airloom.models.train import forward
 
 Head = Literal["causal", "classification"]
 _AUTO = {"causal": "AutoModelForCausalLM", "classification": "AutoModelForSequenceClassification"}
@@ -109,6 +110,11 @@ def hf_lora(
     is_layered = isinstance(build(), nn.Sequential)
     components = {"classifier": ["out"] if is_layered else [f"inner.{n}" for n in fresh]} if fresh else None
     return model(build, components=components, dtype=next(base.parameters()).dtype, name=where.name if name is None else name)
+
+
+def outputs(spec: ModelSpec) -> int:
+    """How many tokens a causal model can say: often more than its tokenizer has ids."""
+    return int(forward(spec.initial(0), torch.zeros(1, 1, dtype=torch.int64)).shape[-1])
 
 
 def causal(path: Path | str) -> Any:

@@ -13,15 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from airloom.errors import ScenarioError
-from airloom.models.hf import hf_lora
+from airloom.models.hf import hf_lora, outputs
 from airloom.models.lora import lora
 from airloom.models.module import ModelSpec
 from airloom.models.price import peak_bytes
 from airloom.models.submodel import ranks
-from airloom.models.train import forward
 from airloom.network.access import CellPlan, cells
 from airloom.network.profiles import CLOUD, EDGE_BOX
 from airloom.network.profiles import phones as draw_phones
@@ -118,8 +115,8 @@ def _pretrained(model: str, task: TaskSettings, rank: int, alpha: float | None, 
         model, rank=rank, alpha=4.0 * rank**0.5 if alpha is None else alpha, scaling="alpha/sqrt(r)", targets=LLAMA_TARGETS if is_llama else None,
         head="classification" if data.kind == "classification" else "causal", classes=data.classes if data.kind == "classification" else None,
     )  # fmt: skip
-    if data.kind == "next_token":  # a model may have more outputs than its tokenizer has ids
-        data = replace(data, classes=forward(spec.initial(0), torch.zeros(1, 1, dtype=torch.long)).shape[-1])
+    if data.kind == "next_token":
+        data = replace(data, classes=outputs(spec))
     return data, spec
 
 
