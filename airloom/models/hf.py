@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from airloom.errors import MissingExtra, ScenarioError
+from airloom.models.hf_stack import stack
 from airloom.models.llama2c import read_llama2c
 from airloom.models.module import ModelSpec, model
+from airloom.models.train import forward
 
 Head = Literal["causal", "classification"]
 _AUTO = {"causal": "AutoModelForCausalLM", "classification": "AutoModelForSequenceClassification"}
@@ -60,7 +62,8 @@ def hf_lora(
 ) -> ModelSpec:
     """Return the spec of a pretrained language model's adapters, one pair per targeted linear layer, as `airloom.models.lora.lora` does for others.
 
-    `(in + out) r` values per pair, and the head of a classifier, which is drawn anew and trained in full.
+    `(in + out) r` values per pair, and the head of a classifier, which is drawn anew and trained in full. Causal models built like Llama or
+    GPT-2 have the layers `embed, block1, ..., norm, out`, so that they can be cut (see `hf_stack`); others are one layer, `inner`.
 
     Paper: E. J. Hu, Y. Shen, P. Wallis et al., "LoRA", 2021, arXiv 2106.09685; the layers are those of peft.
 
@@ -90,7 +93,7 @@ def hf_lora(
     pad = base.config.pad_token_id or 0 if _sees_ahead(base) else None
     if pad is None:
         base.set_attn_implementation(_causal_attention())
-    frozen = {id(p): p for p in base.parameters()}
+    frozen, last = {id(p): p for p in base.parameters()}, fresh[0] if len(fresh) == 1 else "lm_head"
     options = {"r": rank, "lora_alpha": rank if alpha is None else alpha, "lora_dropout": dropout, "use_rslora": scaling == "alpha/sqrt(r)"}
     config = peft.LoraConfig(**options, target_modules=None if targets is None else list(targets))
 
@@ -101,10 +104,17 @@ def hf_lora(
         inner = _injected(peft, config, inner, where)
         for head_name in fresh:
             inner.get_submodule(head_name).requires_grad_(True)
-        return TextModel(inner, pad)
+        layered = stack(inner, last, None if head == "causal" else base.config.pad_token_id) if pad is None else None
+        return TextModel(inner, pad) if layered is None else layered
 
-    components = {"classifier": [f"inner.{n}" for n in fresh]} if fresh else None
+    is_layered = isinstance(build(), nn.Sequential)
+    components = {"classifier": ["out"] if is_layered else [f"inner.{n}" for n in fresh]} if fresh else None
     return model(build, components=components, dtype=next(base.parameters()).dtype, name=where.name if name is None else name)
+
+
+def outputs(spec: ModelSpec) -> int:
+    """How many tokens a causal model can say: often more than its tokenizer has ids."""
+    return int(forward(spec.initial(0), torch.zeros(1, 1, dtype=torch.int64)).shape[-1])
 
 
 def causal(path: Path | str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airloom.errors import ScenarioError
-from airloom.models.hf import hf_lora
+from airloom.models.hf import hf_lora, outputs
 from airloom.models.lora import lora
 from airloom.models.module import ModelSpec
 from airloom.models.price import peak_bytes
@@ -115,8 +115,8 @@ def _pretrained(model: str, task: TaskSettings, rank: int, alpha: float | None, 
         model, rank=rank, alpha=4.0 * rank**0.5 if alpha is None else alpha, scaling="alpha/sqrt(r)", targets=LLAMA_TARGETS if is_llama else None,
         head="classification" if data.kind == "classification" else "causal", classes=data.classes if data.kind == "classification" else None,
     )  # fmt: skip
-    if data.kind == "next_token":  # a model may have more outputs than its tokenizer has ids
-        data = replace(data, classes=spec.module().get_submodule("inner").config.vocab_size)  # type: ignore[union-attr]
+    if data.kind == "next_token":
+        data = replace(data, classes=outputs(spec))
     return data, spec
 
 

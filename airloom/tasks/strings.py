@@ -9,12 +9,14 @@ A question is a letter, four digits and "="; an answer is one to four tokens:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 
 from airloom.clock.rng import generator, seed_of
+from airloom.errors import ScenarioError
 from airloom.models import zoo
 from airloom.models.batch import Batches
 from airloom.models.module import ModelSpec
@@ -23,12 +25,14 @@ from airloom.models.params import Params
 from airloom.models.train import AdamW, train
 from airloom.tasks.datasets import Dataset
 from airloom.tasks.metrics import IGNORE
+from airloom.tasks.tokenizer import Tokenizer
 
 WORDS = (*"0123456789", *"racbm", "=", "_", "<", ">", "|")
 IDS = {word: i for i, word in enumerate(WORDS)}
 NEEDS: Mapping[str, tuple[str, ...]] = {"both": ("add", "compare"), "max": ("both",)}  # through "both", "max" builds on both of its parts too
 TASKS = ("reverse", "add", "compare", "both", "max")
 ANSWER = {"reverse": 4, "add": 2, "compare": 1, "both": 1, "max": 2}
+PARTS = ("train", "validation", "test")
 CONTEXT = 9  # letter, four digits, "=", and an answer but for its last token
 STEPS, BATCH, LR = 100, 64, 3e-3  # ours: about two seconds of one core
 
@@ -71,6 +75,23 @@ def strings(*, count: int, seed: int, held: int = 100) -> Dataset:
         classes=len(WORDS), kind="next_token", source="drawn here: five tasks on four digits",
         natural=names, natural_validation=names_v, natural_test=names_t,
     )  # fmt: skip
+
+
+def spelled(data: Dataset, tokenizer: Tokenizer, outputs: int) -> Dataset:
+    """The same questions in the ids of a tokenizer, for a model with so many outputs.
+
+    Raises
+    ------
+    ScenarioError: a tokenizer that has no id of its own for one of the words.
+    """
+    ids = np.array([tokenizer.encode(word)[-1] for word in WORDS])
+    if len(set(ids.tolist())) < len(WORDS) or ids.max() >= outputs:
+        raise ScenarioError(f"spelled(tokenizer {tokenizer.name!r}): each of {''.join(WORDS)!r} needs an id of its own below {outputs}")
+    parts = {f"x_{part}": ids[getattr(data, f"x_{part}")] for part in PARTS}
+    for part in PARTS:
+        y = getattr(data, f"y_{part}")
+        parts[f"y_{part}"] = np.where(y == IGNORE, IGNORE, ids[np.maximum(y, 0)])
+    return replace(data, classes=outputs, **parts)
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from airloom.errors import ScenarioError
 from airloom.methods.splitfrozen import SplitFrozen
 from airloom.models import zoo
 from airloom.models.batch import Batch, first_tensor
+from airloom.models.hf import hf_lora
 from airloom.models.lora import lora
 from airloom.models.objective import CrossEntropy
 from airloom.models.step import SGD, AdamW
@@ -21,7 +23,7 @@ from airloom.models.submodel import layers
 from airloom.models.train import grad
 from airloom.network.network import Network
 from airloom.plans.pipe import makespan_s, pipe_ends_s
-from airloom.tasks import TaskSettings, make_task
+from airloom.tasks import Dataset, TaskSettings, make_task
 from airloom.tasks.task import Task
 from tests.methods.hand import away, star
 from tests.methods.quadratic import Course, run
@@ -90,6 +92,29 @@ def test_it_equals_training_the_top_on_the_union_with_a_frozen_bottom(cut: int) 
             g, _ = grad(x, batch, objective=CrossEntropy())
             x = x | (x[top] - 0.05 * g[top])
     np.testing.assert_allclose(course.x.numpy(), x.flat.numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_language_model_is_cut_between_its_blocks(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 40}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(tmp_path)
+    spec = hf_lora(tmp_path, rank=2, head="classification", classes=2)
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(3, 40, (24, 6)), rng.integers(2, size=24)
+    x[::3, 4:] = 0  # padding
+    data = Dataset(name="ids", x_train=x, y_train=y, x_validation=x, y_validation=y, x_test=x, y_test=y, classes=2, kind="classification", source="")
+    task = Task(name="ids", dataset=data, model=spec, shards={n: np.arange(8 * i, 8 * i + 8) for i, n in enumerate(NAMES)})
+    course = played(2, task=task, cut=2)  # embedding and first block at the devices: 17 values a token, one of which says whether it is padding
+    assert course.spent(0)["bytes_up"] == 3 * 8 * (6 * 17 * 4 + 1)
+    union, top, w = Batch(torch.from_numpy(x), torch.from_numpy(y)), layers(2, 5), course.states[0]["x"]
+    for _ in range(2):  # one batch of all rows per round
+        g, _ = grad(w, union, objective=CrossEntropy())
+        w = w | (w[top] - 0.05 * g[top])
+    # float32: gradients of order 1 over 24 rows, two steps of 0.05: some 1e-7 apart
+    np.testing.assert_allclose(course.x.numpy(), w.flat.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def orders(t: int) -> list[int]:

@@ -15,7 +15,7 @@ from airloom.models.batch import Batch, Batches
 from airloom.models.hf import hf_lora
 from airloom.models.objective import CrossEntropy, NextToken
 from airloom.models.price import gradient_flops
-from airloom.models.submodel import ranks
+from airloom.models.submodel import layers, ranks
 from airloom.models.train import forward, train
 
 transformers = pytest.importorskip("transformers")
@@ -55,9 +55,47 @@ def test_a_causal_model_starts_as_its_base_and_follows_the_formula(llama: Path) 
     named = y.named()
     for pair in spec.pairs:
         a, b = spec.pair_leaves(pair)
-        layer = plain.get_submodule(pair.removeprefix("inner."))
+        block, _, rest = pair.partition(".layer.")
+        layer = plain.get_submodule(f"model.layers.{int(block.removeprefix('block')) - 1}.{rest}")
         layer.weight.data += 6.0 / 4 * named[b] @ named[a]
     torch.testing.assert_close(forward(y, IDS), plain(IDS).logits.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny causal model whose positions are learned."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(0)
+    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50, n_positions=16, **off)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.mark.parametrize("folder", ["llama", "gpt2"])
+@pytest.mark.parametrize("head", ["causal", "classification"])
+def test_runs_of_layers_are_models(folder: str, head: Any, request: pytest.FixtureRequest) -> None:
+    path, classes = request.getfixturevalue(folder), 3 if head == "classification" else None
+    spec = hf_lora(path, rank=2, head=head, classes=classes)
+    assert [n for n in spec.layers if n != "out"] == ["embed", "block1", "block2", "norm"]  # out is not its own where it is the embedding again
+    x = spec.initial(0) + spec.params(0.1 * torch.randn(spec.size, generator=torch.Generator().manual_seed(1)))
+    ids = torch.cat([IDS, torch.zeros(3, 2, dtype=torch.long)], dim=1)  # padding
+    whole, depth = forward(x, ids), len(spec.layers)
+    for cut in range(1, depth):
+        h = forward(x[layers(0, cut)], ids)
+        assert torch.equal(forward(x[layers(cut, depth)], h), whole)
+
+
+@pytest.mark.parametrize("folder", ["llama", "gpt2"])
+def test_a_classifier_of_a_causal_model_reads_the_last_token_of_the_text(folder: str, request: pytest.FixtureRequest) -> None:
+    spec = hf_lora(request.getfixturevalue(folder), rank=2, head="classification", classes=3)
+    kind = transformers.AutoModelForSequenceClassification
+    plain = kind.from_pretrained(request.getfixturevalue(folder), num_labels=3, pad_token_id=0).eval()
+    x = spec.initial(0)
+    plain.score.weight.data = x.named()["out.weight"]
+    ids = torch.cat([IDS, torch.zeros(3, 2, dtype=torch.long)], dim=1)
+    torch.testing.assert_close(forward(x, ids), plain(ids, attention_mask=(ids != 0).long()).logits.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_rank_rows_are_models_with_their_own_scale(llama: Path) -> None:
