@@ -3,10 +3,14 @@
 A claim compares *sides* in *cases*. In each case every side gets the same learning rates to try, on worlds of their own seeds, and is judged there by
 validation accuracy; then it runs with the best one on other seeds and is judged by test accuracy. Services have nothing to tune and are judged by the
 columns of their claim. The record keeps one line per run, not the curves.
+
+Claims that need no files are functions of their module. A claim on real data is a `Claim` in the module's `REAL`: `python -m benchmarks.claims.NAME
+--data DATA` runs it with the data of the folder AIRLOOM_DATA and keeps it as the record NAME_DATA.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +76,7 @@ class Outcome:
 
     trials: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    cpu_s: float = 0.0
 
     def mean(self, case: str, label: str, column: str) -> float:
         """Mean over seeds of a column of the final runs; nan where a seed has no value."""
@@ -105,26 +110,48 @@ def level(points: Sequence[Point], metric: str, last: int) -> float:
 
 
 def play(
-    world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}, is_by_device: bool = False
-) -> Outcome:
-    """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows (see `curve`)."""
+    world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}, is_by_device: bool = False,
+    parts: Path | None = None,
+) -> Outcome:  # fmt: skip
+    """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows (see `curve`).
+
+    With the folder `parts`, what is there already is not run again: a long claim continues where it was stopped.
+    """
     outcome = Outcome()
-    for case, budget in plan.cases.items():
-        for side in sides:
-            lr = plan.lrs[0]
-            if len(plan.lrs) > 1:
-                scores: dict[float, float] = {}
-                for tried in plan.lrs:
-                    found = [
-                        level(curve(world(case, seed), side.with_lr(tried), budget), "validation_accuracy", plan.last) for seed in plan.tuning_seeds
-                    ]
-                    scores[tried] = fmean(found)
-                    outcome.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
-                lr = max(scores, key=lambda tried: scores[tried])
-            for seed in plan.seeds:
-                points = curve(world(case, seed), side.with_lr(lr), budget, is_by_device)
-                outcome.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
+    for i, (case, budget) in enumerate(plan.cases.items()):
+        for j, side in enumerate(sides):
+            kept = None if parts is None else parts / f"{i}-{j}.json"
+            if kept is not None and kept.is_file():
+                part = Outcome(**json.loads(kept.read_text(encoding="utf-8")))
+            else:
+                part = _play_side(world, case, budget, side, plan, more, is_by_device)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(json.dumps(vars(part)), encoding="utf-8")
+            outcome.trials += part.trials
+            outcome.rows += part.rows
+            outcome.cpu_s += part.cpu_s
     return outcome
+
+
+def _play_side(
+    world: World, case: str, budget: int | Mapping[str, float], side: Side, plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]],
+    is_by_device: bool,
+) -> Outcome:  # fmt: skip
+    """Trials and runs of one side in one case."""
+    part, began_s, lr = Outcome(), time.process_time(), plan.lrs[0]
+    if len(plan.lrs) > 1:
+        scores: dict[float, float] = {}
+        for tried in plan.lrs:
+            found = [level(curve(world(case, seed), side.with_lr(tried), budget), "validation_accuracy", plan.last) for seed in plan.tuning_seeds]
+            scores[tried] = fmean(found)
+            part.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
+        lr = max(scores, key=lambda tried: scores[tried])
+    for seed in plan.seeds:
+        points = curve(world(case, seed), side.with_lr(lr), budget, is_by_device)
+        part.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
+    part.cpu_s = time.process_time() - began_s
+    return part
 
 
 def answer(world: World, sides: Sequence[Side], plan: Plan, columns: Callable[[Scenario, list[Point]], Mapping[str, Any]]) -> Outcome:
@@ -151,13 +178,16 @@ def summary(points: Sequence[Point], plan: Plan) -> dict[str, Any]:
     }
 
 
-def keep(name: str, sides: Sequence[Side], plan: Plan, about: Mapping[str, Any], outcome: Outcome, began_s: float, folder: Path = RECORDS) -> Path:
+def keep(
+    name: str, sides: Sequence[Side], plan: Plan, about: Mapping[str, Any], outcome: Outcome, began_s: float, folder: Path = RECORDS,
+    command: str = "",
+) -> Path:  # fmt: skip
     """Write the record of a claim: `header.json`, `trials.jsonl` and `rows.jsonl`. `began_s` is a reading of `time.process_time`."""
     into = folder / name
     into.mkdir(parents=True, exist_ok=True)
     header = {
         "claim": name,
-        "command": f"python -m benchmarks.claims.{name}",
+        "command": command or f"python -m benchmarks.claims.{name}",
         "versions": versions(),
         "cpu_seconds": round(time.process_time() - began_s),
         "plan": vars(plan),
@@ -201,3 +231,58 @@ def _cell(values: Sequence[Any], form: str) -> str:
     if len(have) < len(values):
         return f"{len(have)} of {len(values)} reach it"
     return f"{format(fmean(have), form)} ({format(min(have), form)}–{format(max(have), form)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim on real data.
+
+    Arguments:
+        module: the claim's name in `benchmarks.claims`, and that of its page.
+        data: name of the data, behind that of the module in the record.
+        world, sides, plan, more, is_by_device: see `play`.
+        small: the plan of the slow lane.
+        chance: accuracy of guessing, which the best side of the small plan must beat.
+        about: the world in words and numbers, for the record.
+        columns: of the page's table (see `table`).
+    """
+
+    module: str
+    data: str
+    world: World
+    sides: Sequence[Side]
+    plan: Plan
+    small: Plan
+    chance: float
+    about: Mapping[str, Any]
+    columns: Sequence[tuple[str, str, str]]
+    more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}
+    is_by_device: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the record."""
+        return f"{self.module}_{self.data}"
+
+    def run(self, plan: Plan | None = None, folder: Path | None = None, parts: Path | None = None) -> Outcome:
+        """Run the claim; with a folder, keep its record there."""
+        used = plan or self.plan
+        outcome = play(self.world, self.sides, used, self.more, self.is_by_device, parts)
+        if folder is not None:
+            began_s = time.process_time() - outcome.cpu_s
+            keep(self.name, self.sides, used, self.about, outcome, began_s, folder, f"python -m benchmarks.claims.{self.module} --data {self.data}")
+        return outcome
+
+    def show(self, outcome: Outcome) -> str:
+        """The table of the page."""
+        return table(outcome, self.columns)
+
+
+def main(own: Callable[[], str], claims: Sequence[Claim]) -> None:
+    """The command line of a claim: `own` without data of a folder, or one of the claims with `--data`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", choices=[claim.data for claim in claims], help="real data, from the folder AIRLOOM_DATA")
+    parser.add_argument("--parts", type=Path, help="folder for finished sides, to continue there")
+    given = parser.parse_args()
+    chosen = [claim for claim in claims if claim.data == given.data]
+    print(chosen[0].show(chosen[0].run(folder=RECORDS, parts=given.parts)) if chosen else own())
