@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from airloom.errors import ScenarioError
 
@@ -36,6 +36,14 @@ def make(socket: str, parts: Mapping[str, type[Part]], text: str) -> Part:
         if isinstance(parsed, ast.Call) and parsed.args:
             raise ValueError("fields need their names")
         keywords = parsed.keywords if isinstance(parsed, ast.Call) else []
-        return parts[name](**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords})
+        return parts[name](**{str(keyword.arg): _value(keyword.value) for keyword in keywords})
     except (SyntaxError, ValueError, TypeError) as wrong:
         raise ScenarioError(f"{socket}={text!r}: {wrong}; fields of {name}: {allowed}; write {name}(field=value, ...)") from wrong
+
+
+def _value(written: ast.expr) -> Any:
+    """The value of a field as it is written."""
+    try:
+        return ast.literal_eval(written)
+    except ValueError as wrong:
+        raise ValueError(f"{ast.unparse(written)} is no value; allowed are numbers, True, False, None and text in quotes") from wrong

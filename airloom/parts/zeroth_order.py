@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from airloom.clock.rng import generator
-from airloom.models.params import Params
+from airloom.models.params import Params, zeros_like
+from airloom.program.here import Here
 from airloom.program.method import check_fields, ranged
 
 Law = Literal["sphere", "gaussian", "authors"]
@@ -73,3 +74,12 @@ def moved(x: Params, step: Tensor) -> Params:
     """x with its trainable values moved by `step` [d]; running statistics stay."""
     n = x.spec.trainable_size
     return Params(x.spec, x.flat + step if n == x.spec.size else torch.cat([x.flat[:n] + step, x.flat[n:]]))
+
+
+def mean_estimate(here: Here, estimate: LossDifference, x: Params, seed: np.ndarray, count: int, batch_size: int) -> Params:
+    """Mean of so many estimates of the gradient at x, each with a mini-batch and directions of its own."""
+    g = x.flat.new_zeros(x.spec.trainable_size)
+    for h in range(count):
+        xi, v = here.batch(batch_size), estimate.draw(x, seed, h)
+        g = g + estimate.slopes(lambda z, xi=xi: here.loss(z, xi), x, v) @ v
+    return moved(zeros_like(x), g / count)

@@ -120,14 +120,7 @@ def play(
     outcome = Outcome()
     for i, (case, budget) in enumerate(plan.cases.items()):
         for j, side in enumerate(sides):
-            kept = None if parts is None else parts / f"{i}-{j}.json"
-            if kept is not None and kept.is_file():
-                part = Outcome(**json.loads(kept.read_text(encoding="utf-8")))
-            else:
-                part = _play_side(world, case, budget, side, plan, more, is_by_device)
-            if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(vars(part)), encoding="utf-8")
+            part = _play_side(world, case, budget, side, plan, more, is_by_device, None if parts is None else parts / f"{i}-{j}.json")
             outcome.trials += part.trials
             outcome.rows += part.rows
             outcome.cpu_s += part.cpu_s
@@ -136,21 +129,26 @@ def play(
 
 def _play_side(
     world: World, case: str, budget: int | Mapping[str, float], side: Side, plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]],
-    is_by_device: bool,
+    is_by_device: bool, kept: Path | None,
 ) -> Outcome:  # fmt: skip
-    """Trials and runs of one side in one case."""
-    part, began_s, lr = Outcome(), time.process_time(), plan.lrs[0]
-    if len(plan.lrs) > 1:
-        scores: dict[float, float] = {}
-        for tried in plan.lrs:
-            found = [level(curve(world(case, seed), side.with_lr(tried), budget), "validation_accuracy", plan.last) for seed in plan.tuning_seeds]
-            scores[tried] = fmean(found)
-            part.trials.append({"case": case, "side": side.label, "lr": tried, "validation_accuracy": scores[tried]})
-        lr = max(scores, key=lambda tried: scores[tried])
-    for seed in plan.seeds:
+    """Trials and runs of one side in one case; each is written to the file `kept` when it is done."""
+    part = Outcome(**json.loads(kept.read_text(encoding="utf-8"))) if kept is not None and kept.is_file() else Outcome()
+    before_s, began_s = part.cpu_s, time.process_time()
+
+    def done(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+        rows.append(row)
+        part.cpu_s = before_s + time.process_time() - began_s
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(vars(part)), encoding="utf-8")
+
+    for tried in plan.lrs[len(part.trials) :] if len(plan.lrs) > 1 else ():
+        found = [level(curve(world(case, seed), side.with_lr(tried), budget), "validation_accuracy", plan.last) for seed in plan.tuning_seeds]
+        done(part.trials, {"case": case, "side": side.label, "lr": tried, "validation_accuracy": fmean(found)})
+    lr = max(part.trials, key=lambda trial: trial["validation_accuracy"])["lr"] if part.trials else plan.lrs[0]
+    for seed in plan.seeds[len(part.rows) :]:
         points = curve(world(case, seed), side.with_lr(lr), budget, is_by_device)
-        part.rows.append({"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
-    part.cpu_s = time.process_time() - began_s
+        done(part.rows, {"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
     return part
 
 
@@ -282,7 +280,7 @@ def main(own: Callable[[], str], claims: Sequence[Claim]) -> None:
     """The command line of a claim: `own` without data of a folder, or one of the claims with `--data`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", choices=[claim.data for claim in claims], help="real data, from the folder AIRLOOM_DATA")
-    parser.add_argument("--parts", type=Path, help="folder for finished sides, to continue there")
+    parser.add_argument("--parts", type=Path, help="folder for finished runs, to continue there")
     given = parser.parse_args()
     chosen = [claim for claim in claims if claim.data == given.data]
     print(chosen[0].show(chosen[0].run(folder=RECORDS, parts=given.parts)) if chosen else own())

@@ -24,7 +24,7 @@ def test_small_claim_on_real_data_learns(name: str, data_folder: Path, monkeypat
     outcome = claim.run(claim.small, parts=tmp_path)
     assert [row["side"] for row in outcome.rows] == [side.label for side in claim.sides] * len(claim.small.cases)  # one seed
     assert max(row["accuracy"] for row in outcome.rows) > claim.chance
-    assert vars(claim.run(claim.small, parts=tmp_path)) == vars(outcome)  # finished sides are read, not run again
+    assert vars(claim.run(claim.small, parts=tmp_path)) == vars(outcome)  # what is there is read, not run again
 
 
 @pytest.mark.claims

@@ -23,7 +23,7 @@ def test_names_and_fields() -> None:
         ("oort(alfa=1)", r"unexpected keyword argument 'alfa'; fields of oort: alpha, exploration"),
         ("oort(2.0)", "fields need their names"),
         ("oort(alpha=", r"write oort\(field=value"),
-        ("oort(alpha=open)", r"fields of oort"),
+        ("oort(alpha=open)", r"open is no value; allowed are numbers, True, False, None and text in quotes; fields of oort"),
         ("power_of_choice", r"missing .* 'candidates'"),
         ("power_of_choice(candidates=0)", r"PowerOfChoice.candidates: got 0"),
         ("uniform(k=1)", "fields of uniform: no fields"),
