@@ -87,7 +87,7 @@ class Remote(Solver):
             told = got.json()
             text, used = told["choices"][0]["message"]["content"], (told.get("usage") or {}).get("completion_tokens") or 1
             return Answer(str(text), 1.0, max(1, int(used)))
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise RunFailed(f"cloud '{self.url}': {type(error).__name__} instead of an answer") from error
 
 

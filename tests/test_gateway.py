@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 import airloom
-from airloom.errors import ScenarioError
+from airloom.errors import RunFailed, ScenarioError
 from airloom.gateway import Busy, Gateway, Remote, application, cloud_of, policy_of, read
 from airloom.models.endpoint import Answer, Endpoint, Solver
 from airloom.parts.assistant import Assistant
@@ -126,12 +126,14 @@ def test_a_cloud_that_is_too_slow_falls_back_within_the_time_out() -> None:
     gateway.close()
 
 
-class Babbler(BaseHTTPRequestHandler):
-    """A server that answers something else than it should."""
+class Talker(BaseHTTPRequestHandler):
+    """A server that says given things, one after the other, and then the last one again."""
+
+    bodies: ClassVar[list[bytes]]
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        body = b'{"choices": []}'
+        body = self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -141,15 +143,50 @@ class Babbler(BaseHTTPRequestHandler):
         return
 
 
-def test_a_cloud_that_answers_nonsense_falls_back() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Babbler)
+@contextmanager
+def cloud_at(handler: type[BaseHTTPRequestHandler]) -> Iterator[Remote]:
+    """A server of these answers, as the gateway sees it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    cloud = Remote(url=f"http://127.0.0.1:{server.server_port}/v1", model="x", timeout_s=20.0)
-    gateway = Gateway(world(Echo("here", confidence=0.1)), Cascade(), cloud=cloud)
-    assert gateway.answer("hello", 0).is_fallback
-    gateway.close()
-    server.shutdown()
-    server.server_close()
+    try:
+        yield Remote(url=f"http://127.0.0.1:{server.server_port}/v1", model="x", timeout_s=20.0)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def saying(*bodies: bytes) -> Iterator[Remote]:
+    with cloud_at(type("Handler", (Talker,), {"bodies": list(bodies)})) as cloud:
+        yield cloud
+
+
+def test_a_cloud_that_answers_nonsense_falls_back() -> None:
+    with saying(b'{"choices": []}') as cloud:
+        gateway = Gateway(world(Echo("here", confidence=0.1)), Cascade(), cloud=cloud)
+        assert gateway.answer("hello", 0).is_fallback
+        gateway.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"[]", b'{"choices": "none"}', b'{"choices": [{"message": {"content": "4"}}], "usage": [3]}'])
+def test_nonsense_is_named_not_raised_raw(body: bytes) -> None:
+    with saying(body) as cloud, pytest.raises(RunFailed, match="instead of an answer"):
+        cloud.answer("2+2=", ())
+
+
+def test_a_cloud_that_counts_tokens_otherwise_each_time_is_billed_by_what_it_says() -> None:
+    def body(tokens: int) -> bytes:
+        return json.dumps({"choices": [{"message": {"content": "4"}}], "usage": {"completion_tokens": tokens}}).encode()
+
+    with saying(body(1), body(100)) as cloud:  # another tokenizer from one answer to the next
+        gateway = Gateway(world(Echo("here")), CloudOnly(), cloud=cloud)
+        bills = []
+        for _ in range(2):
+            before = gateway.world.price
+            assert gateway.answer("2+2=", 0).text == "4"
+            bills.append(gateway.world.price - before)
+        gateway.close()
+    assert bills[1] - bills[0] == pytest.approx(99 * 10e-6)  # the scenario's price of 99 more tokens
 
 
 def test_one_gateway_is_the_cloud_of_another_and_the_key_is_not_shown() -> None:
@@ -251,14 +288,9 @@ class Shop(BaseHTTPRequestHandler):
 @contextmanager
 def shop(*, is_sober: bool = True) -> Iterator[Remote]:
     handler = type("Handler", (Shop,), {"heard": [], "is_sober": is_sober})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield Remote(url=f"http://127.0.0.1:{server.server_port}/v1", model="x", timeout_s=20.0)
-    finally:
-        Shop.heard[:] = handler.heard  # type: ignore[attr-defined]
-        server.shutdown()
-        server.server_close()
+    with cloud_at(handler) as cloud:
+        yield cloud
+    Shop.heard[:] = handler.heard  # type: ignore[attr-defined]
 
 
 ORDER = record("W0000017")

@@ -42,11 +42,11 @@ class CritiqueRouting(Assistant):
         turns, group, prompts, steps: K (3), G (8), prompts per update, updates (ours). share: of the strongest agent's calls (0.25, abstract).
         verdict, route, final, turn_cost: of the reward (0.5, 0.5, 1.0, 0.6, ours); a cost below `verdict` pays for being wrong and going on.
         entropy: of the surrogate (0.1): stopping must be tried even after first drafts, all wrong. dual_lr, dual_gain: of `Dual` (ours).
+        averaging: weight of an update in the mean controller that is served (1: the last one). is_greedy: in service; False samples (ours).
     """
 
     paper: ClassVar[str] = "Fang et al. 2026, arXiv 2605.08686"
     learns = CONTROLLER
-
     turns: int = ranged(1, 100, default=3)
     group: int = ranged(2, 10_000, default=8)
     prompts: int = ranged(1, 100_000, default=16)
@@ -58,6 +58,8 @@ class CritiqueRouting(Assistant):
     share: float = ranged(0, 1, default=0.25)
     dual_lr: float = ranged(0, 100, default=0.12)
     dual_gain: float = ranged(0, 100, default=0.0)
+    averaging: float = ranged(0, 1, default=1.0, open_low=True)
+    is_greedy: bool = True
     entropy: float = ranged(0, 100, default=0.1)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
 
@@ -70,15 +72,14 @@ class CritiqueRouting(Assistant):
     def train(self, device: Node, above: list[str]) -> Any:
         places = [device.name, above[0], above[-1]]
         for t in range(self.steps):
-            s = device.call(self.begin, device.name, t)
-            taken: list[Any] = []
+            s, taken = device.call(self.begin, device.name, t), list[Any]()
             for k in range(self.turns):
                 taken.append(device.call(self.choose, device.name, s, t, k))
                 asked = device.fetch(taken[-1]["asked"])
                 told = [device.call(self.refine, places[m], m + 1, mine) for m in range(AGENTS) if (mine := [c[1:] for c in asked if c[0] == m + 1])]
                 s = device.call(self.advance, device.name, taken[-1], device.first(told, len(told), self.timeout_s * len(asked))[0])  # or d stays
             device.report(**device.fetch(device.call(self.learn, device.name, s, taken, t)))
-        return device.fetch(device.call(self.theta, device.name))
+        return device.fetch(device.call(self.theta, device.name, "mean"))
 
     def begin(self, here: Here, t: int) -> dict[str, Any]:
         batch: Any = here.batch(self.prompts)
@@ -102,9 +103,8 @@ class CritiqueRouting(Assistant):
         return {"x": s["x"], "y": s["y"], "d": d, "h": s["m"], "live": s["m"] > 0}
 
     def learn(self, here: Here, s: dict[str, Any], taken: list[dict[str, Any]], t: int) -> dict[str, float]:
-        shape = (self.prompts, self.group, -1)
-        reached, m = (torch.stack([turn[name] for turn in taken], -1).numpy().reshape(shape) for name in ("live", "m"))
-        z = torch.stack([turn["d"] == s["y"] for turn in (*taken, s)], -1).numpy().reshape(shape)
+        reached, m = (torch.stack([turn[name] for turn in taken], -1).numpy().reshape(self.prompts, self.group, -1) for name in ("live", "m"))
+        z = torch.stack([turn["d"] == s["y"] for turn in (*taken, s)], -1).numpy().reshape(self.prompts, self.group, -1)
         theta, dual, own = self.theta(here), Dual(lr=self.dual_lr, gain=self.dual_gain), here.state.get("own", {"lambda": 0.0})
         A = turn_advantages(self.rewards(m, z, reached) - dual.mu(own) * np.where(m > 0, (m == AGENTS) - self.share, 0.0), reached)
         g = theta.zeros()
@@ -112,6 +112,7 @@ class CritiqueRouting(Assistant):
             batch = decisions(turn["seen"], turn["m"], turn["old"], A[..., k].reshape(-1), reached[..., k].reshape(-1))
             g = g + here.grad(theta, batch, objective=Surrogate(actions=AGENTS + 1, entropy=self.entropy))
         here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, g, here.state.get("optimizer"))
+        here.state["mean"] = (1.0 - self.averaging) * self.theta(here, "mean") + self.averaging * here.state["theta"]
         N, strongest = (float(used.sum(-1).mean()) for used in (m > 0, m == AGENTS))
         here.state["own"] = dual.step(own, strongest - self.share * N)
         return {"step": t, "train_accuracy": float(z[..., -1].mean()), "calls": N, "strongest_rate": strongest / N if N else 0.0, **own}
@@ -135,14 +136,15 @@ class CritiqueRouting(Assistant):
 
     def decide(self, here: Here, question: str, draft: str, last: int) -> int:
         here.cost(seconds=(WINDOW + 2) / here.model.prefill_per_s + 1 / here.model.decode_per_s)
-        return int(here.forward(self.theta(here), self.state(question, draft, last))[0, -1, : AGENTS + 1].argmax())
+        logits = here.forward(self.theta(here), self.state(question, draft, last))[:, -1, : AGENTS + 1]
+        return int(logits.argmax() if self.is_greedy else draw(logits, 1, here.rng("decide", question, last).random((1, 1))))
 
     def state(self, question: str, draft: str, last: int) -> Any:
         """Token ids (1, WINDOW + 2) of a question, a draft and the number of the agent that wrote it; what is no number is unreadable."""
         return torch.cat([encode([question]), torch.tensor([[IDS.get(draft, IDS["?"]) if draft else IDS["_"], IDS[str(last)]]])], 1)
 
-    def theta(self, here: Here) -> Any:
-        return here.state.get("theta", CONTROLLER.initial(0))
+    def theta(self, here: Here, name: str = "theta") -> Any:
+        return here.state.get(name, CONTROLLER.initial(0))
 
     def install(self, here: Here, theta: Any) -> None:
         here.state["theta"] = theta
