@@ -28,9 +28,10 @@ from airloom.errors import DeviceLost, MissingExtra, RunFailed, ScenarioError
 from airloom.models.endpoint import Answer, Endpoint, Solver
 from airloom.models.params import Params
 from airloom.parts.assistant import Assistant, Reply
-from airloom.parts.boundary import Registry
+from airloom.parts.boundary import Leak, Registry
 from airloom.program.here import Here
 from airloom.program.ref import Ref
+from airloom.program.tree import map_leaves
 from airloom.records import checkpoint
 from airloom.records.ledger import Ledger
 from airloom.records.record import RecordWriter
@@ -58,6 +59,7 @@ class Remote(Solver):
     Arguments:
         url: base address with /v1. model: its name there. timeout_s: longest wait.
         key: for the header, from the environment; not shown.
+        brief: said before each question, as the system's message; that of the solver in whose place it answers.
     """
 
     is_repeatable: ClassVar[bool] = False
@@ -66,6 +68,7 @@ class Remote(Solver):
     model: str
     timeout_s: float
     key: str = ""
+    brief: str = ""
 
     def __repr__(self) -> str:
         return f"Remote(url={self.url!r}, model={self.model!r})"
@@ -73,7 +76,8 @@ class Remote(Solver):
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
         """Ask once; an address that does not answer, or answers nonsense, raises RunFailed."""
         httpx = library("httpx")
-        messages = [{"role": "user", "content": "\n".join((*notes, question))}]
+        said = [("system", self.brief)] if self.brief else []
+        messages = [{"role": role, "content": text} for role, text in (*said, ("user", "\n".join((*notes, question))))]
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
             got = httpx.post(
@@ -83,35 +87,46 @@ class Remote(Solver):
             told = got.json()
             text, used = told["choices"][0]["message"]["content"], (told.get("usage") or {}).get("completion_tokens") or 1
             return Answer(str(text), 1.0, max(1, int(used)))
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise RunFailed(f"cloud '{self.url}': {type(error).__name__} instead of an answer") from error
 
 
 class GuardedNode(ThreadNode):
-    """A request's device behind the privacy boundary: text that goes elsewhere is sanitized, replies are reversed."""
+    """A request's device behind the privacy boundary: text that goes elsewhere is sanitized, also that of replies, and what comes back is reversed.
+
+    A message that holds a known value all the same is not sent: that call is lost, and `withheld` is counted.
+    """
 
     def __init__(self, world: ThreadWorld, name: str, level: int) -> None:
         super().__init__(world, name)
         self.box = Registry()
         self.kinds = LEVELS[level]
+        self.lock = threading.Lock()  # calls of one request run side by side
+        self.withheld = 0
 
     def call(self, fn: Any, where: str, *args: Any, on: str | None = "cpu", priority: int = 0) -> Ref:
-        if where == self.name or not self.kinds:
-            return super().call(fn, where, *args, on=on, priority=priority)
-        guarded = [self.box.scan(self.box.sanitize(self.found(arg))).text if isinstance(arg, str) else arg for arg in args]
-        return super().call(partial(self.reversed, fn), where, *guarded, on=on, priority=priority)
+        fn = fn if where == self.name else partial(self.guarded, fn)
+        return super().call(fn, where, *args, on=on, priority=priority)
 
-    def found(self, text: str) -> str:
-        """Register what the rules find in a text."""
-        for kind in self.kinds:
-            for value in PATTERNS[kind].findall(text) if kind in PATTERNS else []:
-                self.box.add(kind, value)
-        return text
-
-    def reversed(self, fn: Any, here: Here, *args: Any) -> Any:
-        """Put the values back into a reply."""
-        said = fn(here, *args)
+    def guarded(self, fn: Any, here: Here, *args: Any) -> Any:
+        """Run a device function of another place with sanitized arguments, those that other calls made included."""
+        with self.lock:
+            sent = map_leaves(self.sanitized, args)
+        said = fn(here, *sent)
         return {**said, "text": self.box.reverse(said["text"])} if isinstance(said, dict) and "text" in said else said
+
+    def sanitized(self, leaf: Any) -> Any:
+        """What may leave of a leaf: text without the values that the rules find in it."""
+        if not isinstance(leaf, str):
+            return leaf
+        for kind in self.kinds:
+            for value in PATTERNS[kind].findall(leaf) if kind in PATTERNS else []:
+                self.box.add(kind, value)
+        try:
+            return self.box.scan(self.box.sanitize(leaf)).text
+        except Leak:
+            self.withheld += 1
+            raise
 
 
 class Busy(RunFailed):
@@ -140,8 +155,8 @@ class Gateway:
         if not isinstance(service, Assistant):
             raise ScenarioError(f"gateway: got {type(service).__name__}; allowed is an assistant, such as cascade")
         name = type(service).__name__.lower()
-        if name == "paac":
-            raise ScenarioError("gateway: PAAC needs tools, which are the scenario's; use another policy with --boundary LEVEL")
+        if name == "paac" and level:
+            raise ScenarioError(f"gateway: got level={level} for paac, which has a boundary of its own; leave --boundary out, use --set level=...")
         if service.learns is not None and policy is None:
             raise ScenarioError(f"gateway: {name} trains first, got no policy; run it with --out DIR, then serve it with --from DIR")
         if service.learns is None and policy is not None:
@@ -158,16 +173,19 @@ class Gateway:
         missing = [name for name in (self.device, *self.above) if not isinstance(task.residents.get(name), Endpoint)]
         if missing:
             raise ScenarioError(f"gateway on scenario '{scenario.name}': {missing[0]} has no endpoint; use a scenario such as assistant")
+        brief = task.residents[network.root].solver.brief
+        if name == "paac" and not brief:
+            raise ScenarioError(f"gateway: paac on scenario '{scenario.name}': nobody plans at '{network.root}'; use --scenario helpdesk")
         if cloud is not None:
             ends = dict(task.residents)
-            ends[network.root] = replace(ends[network.root], solver=cloud)
+            ends[network.root] = replace(ends[network.root], solver=replace(cloud, brief=brief) if isinstance(cloud, Remote) else cloud)
             task = replace(task, residents=ends)
         self.service, self.most, self.timeout_s, self.level = service, most, timeout_s, level
         self.world = ThreadWorld(network, task, seed, workers=4 * most, state=None if policy is None else {self.device: {"theta": policy}})
         self.ledger = Ledger()
         self.told: dict[str, Any] = {}
         self.threads = ThreadPoolExecutor(most, thread_name_prefix="airloom-request")
-        self.open = self.refused = self.failed = self.left = self.number = 0
+        self.open = self.refused = self.failed = self.left = self.withheld = self.number = 0
         self.lock = threading.Lock()
         header = {**describe_method(service), "scenario": {"name": scenario.name}, "engine": "gateway", "clock": "measured", "seed": seed}
         self.writer = None if out is None else RecordWriter(out, {**header, "versions": versions(), "level": level})
@@ -188,21 +206,23 @@ class Gateway:
         number = self.admit() if number is None else number
         world = self.world
         asked_s = world.now_s
+        node = GuardedNode(world, self.device, self.level) if self.level else ThreadNode(world, self.device)
         try:
-            node = GuardedNode(world, self.device, self.level) if self.level else ThreadNode(world, self.device)
             reply = self.service.serve(node, self.above, Request(number, asked_s, question, "", np.zeros(context_bytes, np.uint8)))
-        except BaseException:
+        except BaseException as error:
             with self.lock:
                 self.failed += 1
+                self.withheld += isinstance(error, Leak)
             raise
         finally:
             with self.lock:
                 self.open -= 1
+                self.withheld += node.withheld if isinstance(node, GuardedNode) else 0
         now_s = world.now_s
         point = {
             "seconds": now_s, "round": 0, "joules": world.joules, "price": world.price, "request": number, "latency_s": now_s - asked_s,
             "first_s": now_s - asked_s, "where": reply.where, "is_remote": int(reply.where != self.device),
-            "is_fallback": int(reply.is_fallback),
+            "is_fallback": int(reply.is_fallback), **reply.more,
         }  # fmt: skip
         with self.lock:
             self.told = self.ledger.add(point)
@@ -213,8 +233,14 @@ class Gateway:
     def metrics(self) -> str:
         """The ledger in the text format of Prometheus."""
         with self.lock:
-            values = {"open": self.open, "refused_total": self.refused, "failed_total": self.failed, "left_total": self.left, **self.told}
-        return "".join(f"airloom_{name} {value}\n" for name, value in values.items())
+            values = {
+                "open": self.open,
+                "refused_total": self.refused,
+                "failed_total": self.failed,
+                "left_total": self.left,
+                "withheld_total": self.withheld,
+            }
+        return "".join(f"airloom_{name} {value}\n" for name, value in {**values, **self.told}.items())
 
     def close(self) -> None:
         """End the record."""
@@ -282,6 +308,8 @@ def application(gateway: Gateway) -> Any:
             reply = work.result()
         except Exception as error:
             fault = error.__cause__ if isinstance(error, DeviceLost) else error
+            if isinstance(fault, Leak):
+                return refuse(403, str(fault), "privacy_boundary")
             if isinstance(fault, ScenarioError):  # the device's model does not take such a question
                 return refuse(400, str(fault), "invalid_request_error")
             return refuse(502, f"{type(error).__name__}: the answer failed", "server_error")

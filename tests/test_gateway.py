@@ -11,24 +11,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import airloom
-from airloom.errors import ScenarioError
+from airloom.errors import RunFailed, ScenarioError
 from airloom.gateway import Busy, Gateway, Remote, application, cloud_of, policy_of, read
 from airloom.models.endpoint import Answer, Endpoint, Solver
 from airloom.parts.assistant import Assistant
+from airloom.parts.boundary import Registry, Sanitized
 from airloom.records.record import load
 from airloom.scenarios.assistant import assistant
+from airloom.scenarios.helpdesk import helpdesk
 from airloom.scenarios.scenario import Scenario
 from airloom.serving.cascade import Cascade
 from airloom.serving.cloud_only import CloudOnly
 from airloom.serving.critique_routing import CritiqueRouting
+from airloom.serving.draft_refine import DraftRefine
 from airloom.serving.gapg import GAPG
 from airloom.serving.paac import PAAC
 from airloom.serving.vote import Vote
+from airloom.tasks.retail import Planner, done, record
 
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
@@ -122,12 +126,14 @@ def test_a_cloud_that_is_too_slow_falls_back_within_the_time_out() -> None:
     gateway.close()
 
 
-class Babbler(BaseHTTPRequestHandler):
-    """A server that answers something else than it should."""
+class Talker(BaseHTTPRequestHandler):
+    """A server that says given things, one after the other, and then the last one again."""
+
+    bodies: ClassVar[list[bytes]]
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        body = b'{"choices": []}'
+        body = self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -137,15 +143,50 @@ class Babbler(BaseHTTPRequestHandler):
         return
 
 
-def test_a_cloud_that_answers_nonsense_falls_back() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Babbler)
+@contextmanager
+def cloud_at(handler: type[BaseHTTPRequestHandler]) -> Iterator[Remote]:
+    """A server of these answers, as the gateway sees it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    cloud = Remote(url=f"http://127.0.0.1:{server.server_port}/v1", model="x", timeout_s=20.0)
-    gateway = Gateway(world(Echo("here", confidence=0.1)), Cascade(), cloud=cloud)
-    assert gateway.answer("hello", 0).is_fallback
-    gateway.close()
-    server.shutdown()
-    server.server_close()
+    try:
+        yield Remote(url=f"http://127.0.0.1:{server.server_port}/v1", model="x", timeout_s=20.0)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def saying(*bodies: bytes) -> Iterator[Remote]:
+    with cloud_at(type("Handler", (Talker,), {"bodies": list(bodies)})) as cloud:
+        yield cloud
+
+
+def test_a_cloud_that_answers_nonsense_falls_back() -> None:
+    with saying(b'{"choices": []}') as cloud:
+        gateway = Gateway(world(Echo("here", confidence=0.1)), Cascade(), cloud=cloud)
+        assert gateway.answer("hello", 0).is_fallback
+        gateway.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"[]", b'{"choices": "none"}', b'{"choices": [{"message": {"content": "4"}}], "usage": [3]}'])
+def test_nonsense_is_named_not_raised_raw(body: bytes) -> None:
+    with saying(body) as cloud, pytest.raises(RunFailed, match="instead of an answer"):
+        cloud.answer("2+2=", ())
+
+
+def test_a_cloud_that_counts_tokens_otherwise_each_time_is_billed_by_what_it_says() -> None:
+    def body(tokens: int) -> bytes:
+        return json.dumps({"choices": [{"message": {"content": "4"}}], "usage": {"completion_tokens": tokens}}).encode()
+
+    with saying(body(1), body(100)) as cloud:  # another tokenizer from one answer to the next
+        gateway = Gateway(world(Echo("here")), CloudOnly(), cloud=cloud)
+        bills = []
+        for _ in range(2):
+            before = gateway.world.price
+            assert gateway.answer("2+2=", 0).text == "4"
+            bills.append(gateway.world.price - before)
+        gateway.close()
+    assert bills[1] - bills[0] == pytest.approx(99 * 10e-6)  # the scenario's price of 99 more tokens
 
 
 def test_one_gateway_is_the_cloud_of_another_and_the_key_is_not_shown() -> None:
@@ -209,6 +250,92 @@ def test_the_boundary_keeps_values_here_and_puts_them_back() -> None:
     gateway.close()
 
 
+def test_a_draft_that_goes_to_the_cloud_as_a_note_passes_the_boundary_too() -> None:
+    heard: list[str] = []
+
+    @dataclass(frozen=True)
+    class Reader(Solver):
+        def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
+            heard.extend((question, *notes))
+            return Answer(" / ".join(notes), 1.0, 4)
+
+    gateway = Gateway(world(Echo("refund W7654321 to ann@mail.example"), Reader()), DraftRefine(), level=2)
+    assert gateway.answer("order W1234567", 0).text == "refund W7654321 to ann@mail.example"
+    assert heard == ["order {ORDER_1}", "refund {ORDER_2} to {EMAIL_1}"]
+    gateway.close()
+
+
+class Shop(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server whose model is the scripted planner, or one that babbles."""
+
+    heard: ClassVar[list[list[dict[str, str]]]] = []
+    is_sober = True
+
+    def do_POST(self) -> None:
+        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+        self.heard.append(messages)
+        said = Planner(reply_tokens=4).answer(messages[-1]["content"], ()).text if self.is_sober else '{"actions": "all of them"}'
+        body = json.dumps({"choices": [{"message": {"role": "assistant", "content": f"Here is my plan:\n{said}"}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@contextmanager
+def shop(*, is_sober: bool = True) -> Iterator[Remote]:
+    handler = type("Handler", (Shop,), {"heard": [], "is_sober": is_sober})
+    with cloud_at(handler) as cloud:
+        yield cloud
+    Shop.heard[:] = handler.heard  # type: ignore[attr-defined]
+
+
+ORDER = record("W0000017")
+WISH = f"Hello, I am {ORDER['name']}. Please refund order W0000017 and write to {ORDER['email']}."
+
+
+def test_paac_settles_a_real_request_and_the_cloud_sees_placeholders_only(tmp_path: Path) -> None:
+    with shop() as cloud:
+        gateway = Gateway(helpdesk(seed=0, devices=1), PAAC(level=3), cloud=cloud, out=tmp_path / "record")
+        with listening(gateway) as url:
+            told = ask(url, messages=[{"role": "user", "content": WISH}])
+            assert told.json()["choices"][0]["message"]["content"] == f"{done('refund', ORDER)}; {done('notify', ORDER)}"
+            metrics = httpx.get(f"{url}/metrics").text
+            assert "airloom_leakage 0.0\n" in metrics and "airloom_withheld_total 0\n" in metrics
+    assert len(Shop.heard) == 3 and all(messages[0]["role"] == "system" and "find_order" in messages[0]["content"] for messages in Shop.heard)
+    assert not [value for messages in Shop.heard for value in ORDER.values() if value in messages[1]["content"]]
+    point = load(tmp_path / "record").points[-1]
+    assert (point["private"], point["leaked"], point["turns"], point["is_fallback"]) == (5, 0, 3, 0)
+
+
+def test_a_planner_that_babbles_or_is_dead_settles_nothing() -> None:
+    with shop(is_sober=False) as cloud:
+        gateway = Gateway(helpdesk(seed=0, devices=1), PAAC(), cloud=cloud)
+        reply = gateway.answer(WISH, 0)
+        assert (reply.text, reply.is_fallback) == ("nothing was done", True)
+        gateway.close()
+    gateway = Gateway(helpdesk(seed=0, devices=1), PAAC(), cloud=cloud)  # it listens no longer
+    assert gateway.answer(WISH, 0).is_fallback
+    gateway.close()
+
+
+def test_what_cannot_be_sanitized_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Registry, "sanitize", lambda self, text: text if isinstance(text, Sanitized) else Sanitized(text))  # a fault
+    with shop() as cloud:
+        gateway = Gateway(helpdesk(seed=0, devices=1), PAAC(level=2), cloud=cloud)
+        with listening(gateway) as url:
+            told = ask(url, messages=[{"role": "user", "content": WISH}])
+            assert told.status_code == 403 and told.json()["error"]["type"] == "privacy_boundary" and "W0000017" not in told.text
+            assert "airloom_withheld_total 1\n" in httpx.get(f"{url}/metrics").text
+        gateway = Gateway(world(Echo("here", confidence=0.1)), Cascade(), cloud=cloud, level=2)
+        assert gateway.answer("order W1234567", 0).is_fallback and gateway.withheld == 1
+        gateway.close()
+    assert Shop.heard == []
+
+
 def message(**changes: Any) -> bytes:
     return json.dumps({"messages": [{"role": "user", "content": "x"} | changes]}).encode()
 
@@ -269,8 +396,10 @@ def test_what_a_run_has_learned_answers_real_requests(policy: str, service: Assi
 def test_services_that_learn_first_are_refused_and_so_is_a_bad_address() -> None:
     with pytest.raises(ScenarioError, match="gapg trains first"):
         Gateway(world(Echo()), GAPG())
-    with pytest.raises(ScenarioError, match="PAAC needs tools"):
+    with pytest.raises(ScenarioError, match="nobody plans at 'cloud'; use --scenario helpdesk"):
         Gateway(world(Echo()), PAAC())
+    with pytest.raises(ScenarioError, match="has a boundary of its own"):
+        Gateway(helpdesk(seed=0, devices=1), PAAC(), level=2)
     with pytest.raises(ScenarioError, match="AIRLOOM_CLOUD_URL: got 'ftp://x'"):
         cloud_of({"AIRLOOM_CLOUD_URL": "ftp://x"}, 1.0)
     assert cloud_of({}, 1.0) is None

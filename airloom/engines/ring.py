@@ -1,7 +1,8 @@
 """The ring for real: processes that hold layer windows of one mapped model and pass activations to each other over sockets, token by token.
 
 A worker receives, computes its window, sends to the next, and tells the system which pages its next window will need. The driver watches its workers:
-when one dies it is reported, the layers are planned again for those that are left, and decoding goes on after the last token that came.
+when one dies it is reported, the layers are planned again for those that are left, and decoding goes on after the last token that came. Workers watch
+their driver too: a pipe from it closes when it ends, however it ends, and then they end.
 
 Sockets are those of `torch.distributed` (gloo), on the loopback interface. Workers are started with this module as their program.
 """
@@ -136,6 +137,8 @@ def _attempt(
                 worker.kill()  # what it knows is in the file of weights and in the tokens so far
             for worker in workers.values():
                 worker.wait()
+                assert worker.stdin is not None
+                worker.stdin.close()
             if listener is not None:
                 listener.join()  # it closes the pipe
 
@@ -147,7 +150,7 @@ def _start(config: dict[str, Any], errors: Path) -> subprocess.Popen[str]:
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")])
     with open(errors, "w", encoding="utf-8") as file:
         speech = subprocess.PIPE if config["rank"] == 0 else subprocess.DEVNULL
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=speech, stderr=file, text=True, env=environment)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=speech, stderr=file, text=True, env=environment)
 
 
 def _listen(worker: subprocess.Popen[str], told: queue.Queue[str]) -> None:
@@ -169,6 +172,7 @@ def _last_words(errors: Path) -> str:
 def work() -> None:
     """Be one process of a ring; what to do is the one argument of the command line."""
     config: dict[str, Any] = json.loads(sys.argv[-1])
+    threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
     windows: list[int] = config["windows"]
     rank: int = config["rank"]
@@ -209,6 +213,12 @@ def work() -> None:
                     began_s = time.perf_counter()  # the prompt is not a token
     if count > 1:
         dist.destroy_process_group()
+
+
+def _follow() -> None:
+    """End with the driver: its end of the pipe is closed by the system when it is gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 class _Step:

@@ -5,7 +5,7 @@
     finish:    T as 2-bit codes, alpha per group, bias + C:  exact, and a ternary product plus a bias from then on
 
 Paper: H. Huang, D. Wu, R. Cen et al., "Tequila: Trapping-free Ternary Quantization for Large Language Models", 2025, OpenReview 9CZzD5LWdy.
-Symbols: lambda `bias_strength`, G `group`, eta `lr`, D `pool`; the layers are in `airloom.models.quantize`.
+Symbols: lambda `bias_strength`, G `group`, eta `lr`, D `pool`; the layers are in `airloom.models.quantize`, the pool in `airloom.parts.pooled`.
 Left out: learnable lambda; the packed formats below two bits; quantized activations.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -22,13 +22,14 @@ from airloom.models.batch import Batch
 from airloom.models.params import Params
 from airloom.models.quantize import RULES, download, merged, quantized
 from airloom.models.train import AdamW
+from airloom.parts.pooled import Data, Pooled
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import State, ranged
 from airloom.program.node import Node
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tequila(Method):
+class Tequila(Pooled):
     """Ternary training.
 
     Arguments:
@@ -55,21 +56,8 @@ class Tequila(Method):
         if self.rule not in ("fp", *RULES):
             raise ScenarioError(f"Tequila.rule: got {self.rule!r}; allowed are fp, {', '.join(RULES)}")
 
-    def init(self, server: Node, x: Params) -> State:
-        return {"x": x, "pool": None, "have": {}, "t": 0}
-
-    def round(self, server: Node, s: State) -> State:
-        x, pool, have, t = s["x"], s["pool"], s["have"], s["t"]
-        new = server.map(self.send, [n for n in server.clients if n not in have])
-        _, _, lost = server.first(new, len(new))
-        new = [r for r in new if r not in set(lost)]
-        if new:
-            pool = server.call(self.join, server.name, new if pool is None else [pool, *new])
-            have = have | {r.place: True for r in new}
-        if pool is not None:
-            x = server.fetch(server.call(self.train, server.name, x, pool, t))
-        server.report(round=t, model=x if self.rule == "fp" else merged(self.ternary(x), x.spec))
-        return {"x": x, "pool": pool, "have": have, "t": t + 1}
+    def judged(self, x: Params) -> Params:
+        return x if self.rule == "fp" else merged(self.ternary(x), x.spec)
 
     def done(self, server: Node, s: State) -> bool:
         return s["t"] >= self.pretrain_rounds + self.rounds
@@ -80,14 +68,7 @@ class Tequila(Method):
         server.first(got, len(got))
         return s
 
-    def send(self, here: Here) -> dict[str, Any]:
-        rows = here.data.all()
-        return {"x": rows.x, "y": rows.y}
-
-    def join(self, here: Here, parts: list[dict[str, Any]]) -> dict[str, Any]:
-        return {name: torch.cat([part[name] for part in parts]) for name in ("x", "y")}
-
-    def train(self, here: Here, x: Params, pool: dict[str, Any], t: int) -> Params:
+    def train(self, here: Here, x: Params, pool: Data, t: int) -> Params:
         w = x if t < self.pretrain_rounds else self.ternary(x)
         how = {"steps": self.local_steps, "lr": self.rate(t), "batch_size": self.batch_size, "optimizer": AdamW(weight_decay=0.0)}
         return Params(x.spec, here.train(w, data=Batch(pool["x"], pool["y"]), **how).flat)

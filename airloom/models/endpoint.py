@@ -34,6 +34,7 @@ class Solver(ABC):
     """What answers questions: a model, real or declared. The same question and notes get the same answer, unless `is_repeatable` is False."""
 
     is_repeatable: ClassVar[bool] = True
+    brief: str = ""  # what a language model in its place is told of its task; a planner has one, whoever just answers has none
 
     @abstractmethod
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:

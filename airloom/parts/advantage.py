@@ -106,13 +106,38 @@ def turn_advantages(rewards: Floats, reached: NDArray[np.bool_]) -> Floats:
     return np.where(reached, R - baseline, 0.0)
 
 
-def dual_step(duals: Floats, use: Floats, budgets: Floats, lr: float) -> Floats:
-    """lambda_k <- max(0, lambda_k + lr (use_k - budget_k)), with the mean use over all sampled responses of the batch.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Dual:
+    """The multiplier of one budget: it rises while the use is above it, and may answer to the present excess e = use - budget too.
 
-    >>> dual_step(np.array([0.5]), np.array([0.1]), np.array([0.3]), 1.0).round(6).tolist()
-    [0.3]
+        lambda <- max(0, lambda + lr e);   E <- E + (e - E)/10;   mu = max(0, lambda + gain E) is what the costs are weighed with
+
+    With gain = 0 it is projected ascent: its time average is right, but where the policy follows late it swings. The gain is the proportional term of
+    A. Stooke, J. Achiam, P. Abbeel, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", 2020, arXiv 2007.03964.
+
+    Arguments:
+        first: lambda at the beginning. lr: its step. gain: weight of the recent excess; the mean over ten batches is ours.
+
+    >>> Dual(first=0.5, lr=1.0, gain=2.0).step({}, 0.5), Dual(gain=2.0).mu({"lambda": 1.0, "excess": 0.25})
+    ({'lambda': 1.0, 'excess': 0.05}, 1.5)
     """
-    return np.maximum(0.0, duals + lr * (np.asarray(use, np.float64) - budgets))
+
+    first: float = ranged(0, inf, default=0.0)
+    lr: float = ranged(0, inf, default=1e-2)
+    gain: float = ranged(0, inf, default=0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def mu(self, kept: Mapping[str, float]) -> float:
+        """The weight of costs, from what the last `step` kept."""
+        return max(0.0, kept.get("lambda", self.first) + self.gain * kept.get("excess", 0.0))
+
+    def step(self, kept: Mapping[str, float], excess: float) -> dict[str, float]:
+        """What to keep after a batch whose mean use over all sampled responses was so far above the budget."""
+        recent = kept.get("excess", 0.0)
+        return {"lambda": max(0.0, kept.get("lambda", self.first) + self.lr * excess), "excess": recent + 0.1 * (excess - recent)}
 
 
 @final

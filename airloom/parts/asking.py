@@ -64,6 +64,7 @@ class Asker(Assistant):
         stream: tasks in the order in which they come: "+*" is sums only, then all that multiplies; "" is one task with all questions.
         prompts, group: B and G.
         optimizer: of theta (Adam, ours).
+        entropy: of the surrogate (0, unbiased): more keeps a policy trying what it has stopped to do (ours).
     """
 
     learns: ClassVar[ModelSpec | None] = tiny()
@@ -73,6 +74,7 @@ class Asker(Assistant):
     prompts: int = ranged(1, 100_000, default=32)
     group: int = ranged(2, 10_000, default=8)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
+    entropy: float = ranged(0, 100, default=0.0)
 
     @abstractmethod
     def lesson(self, tries: Tries, own: dict[str, Any], rng: np.random.Generator, t: int) -> Lesson:
@@ -162,7 +164,7 @@ class Asker(Assistant):
             rows = kept.repeat_interleave(self.group)
             old = tried["logits"].log_softmax(-1).gather(1, tokens)
             batch = decisions(x[rows], tokens[kept].reshape(-1), old[kept].reshape(-1), A[keep].reshape(-1))
-            g = here.grad(theta, batch, objective=Surrogate())
+            g = here.grad(theta, batch, objective=Surrogate(entropy=self.entropy))
             here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, g, here.state.get("optimizer"))
         right = tries.solved | (tries.asks & cloud[:, None])
         duals = {name: float(value) for name, value in here.state["own"].items()}

@@ -181,8 +181,8 @@ def refuse(model: RingModel, ring: Sequence[RingDevice], planner: str) -> DoesNo
     have = sum(own) + sum(max(0.0, d.room_bytes(model, m == 0)) for m, d in enumerate(ring))
     slow = [d.name for d in ring if d.is_slow_disk]
     todo = f"add {max(need - have, model.loaded_bytes) / 1e9:.2f} GB of memory"
-    todo += f", or give one of {', '.join(slow)} a disk of at least {SLOW_DISK_BYTES_PER_S / 1e9:g} GB/s" if slow else ""
-    told = f"{model.layers} layers need {need / 1e9:.2f} GB beside buffers, {len(ring)} devices have {have / 1e9:.2f} GB"
+    todo += f", or give {'one of ' * (len(slow) > 1)}{', '.join(slow)} a disk of at least {SLOW_DISK_BYTES_PER_S / 1e9:g} GB/s" if slow else ""
+    told = f"{model.layers} layers need {need / 1e9:.2f} GB beside buffers, {have / 1e9:.2f} GB are free on {', '.join(d.name for d in ring)}"
     return DoesNotFit(f"{planner}: {told}; {todo}.")
 
 

@@ -34,7 +34,7 @@ class Ledger:
         self.opened: Mapping[str, Any] = {}
         self.latencies: list[float] = []
         self.firsts: list[float] = []
-        self.right = self.remote = self.fallbacks = 0
+        self.right = self.remote = self.fallbacks = self.private = self.leaked = 0
 
     def add(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Take in a point; return what the ledger says now. A point with `answered` = 0 opens the service, one without a wait changes nothing."""
@@ -47,6 +47,8 @@ class Ledger:
         self.right += int(point.get("correct", 0))
         self.remote += int(point["is_remote"])
         self.fallbacks += int(point["is_fallback"])
+        self.private += int(point.get("private", 0))
+        self.leaked += int(point.get("leaked", 0))
         n = len(self.latencies)
         return {
             "answered": n,
@@ -57,5 +59,6 @@ class Ledger:
             "first_p95_s": quantile(self.firsts, 0.95),
             "remote_rate": self.remote / n,
             "fallback_rate": self.fallbacks / n,
+            **({"leakage": self.leaked / max(1, self.private)} if "private" in point else {}),  # of private values that came up
             **{f"{cost}_each": (point[cost] - self.opened.get(cost, 0.0)) / n for cost in COSTS if cost in point},
         }

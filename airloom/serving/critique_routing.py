@@ -2,7 +2,7 @@
 
     s_k = (q, d_{k-1}, m_{k-1});  a_k ~ pi(. | s_k): stop, or agent m_k;  d_k = A_m(q, d_{k-1});  at most K agent calls
     r_k = w_v (+1 if stop and z_{k-1} or go on and not z_{k-1}, else -1) + 1[go on] (w_r z_k - w_t) + w_f 1[last] z of the final draft
-    c_k = 1[go on] (1[m = strongest] - rho);   R_k = sum_{j >= k} (r_j - lambda c_j);   A_k = R_k - mean over the others that reached turn k
+    c_k = 1[go on] (1[m = strongest] - rho);   R_k = sum_{j >= k} (r_j - mu c_j);   A_k = R_k - mean over the others that reached turn k
     gradient = mean over episodes of sum_k A_k grad log pi(a_k | s_k);   lambda <- max(0, lambda + eta (N_strongest - rho N)), N calls
 
 Paper: W. Fang, L. Yuan, G. Lan et al., "Iterative Critique-and-Routing Controller for Multi-Agent Systems with Heterogeneous LLMs", 2026,
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from airloom.models import zoo
-from airloom.parts.advantage import Surrogate, decisions, draw, dual_step, turn_advantages
+from airloom.parts.advantage import Dual, Surrogate, decisions, draw, turn_advantages
 from airloom.parts.assistant import Assistant, Reply
 from airloom.parts.optimizer import ServerAdam
 from airloom.program.here import Here
@@ -41,12 +41,12 @@ class CritiqueRouting(Assistant):
     Arguments:
         turns, group, prompts, steps: K (3), G (8), prompts per update, updates (ours). share: of the strongest agent's calls (0.25, abstract).
         verdict, route, final, turn_cost: of the reward (0.5, 0.5, 1.0, 0.6, ours); a cost below `verdict` pays for being wrong and going on.
-        entropy: of the surrogate (0.1): stopping must be tried even after first drafts, all wrong. dual_lr, optimizer: steps (ours).
+        entropy: of the surrogate (0.1): stopping must be tried even after first drafts, all wrong. dual_lr, dual_gain: of `Dual` (ours).
+        averaging: weight of an update in the mean controller that is served (1: the last one). is_greedy: in service; False samples (ours).
     """
 
     paper: ClassVar[str] = "Fang et al. 2026, arXiv 2605.08686"
     learns = CONTROLLER
-
     turns: int = ranged(1, 100, default=3)
     group: int = ranged(2, 10_000, default=8)
     prompts: int = ranged(1, 100_000, default=16)
@@ -57,6 +57,9 @@ class CritiqueRouting(Assistant):
     turn_cost: float = ranged(0, 100, default=0.6)
     share: float = ranged(0, 1, default=0.25)
     dual_lr: float = ranged(0, 100, default=0.12)
+    dual_gain: float = ranged(0, 100, default=0.0)
+    averaging: float = ranged(0, 1, default=1.0, open_low=True)
+    is_greedy: bool = True
     entropy: float = ranged(0, 100, default=0.1)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
 
@@ -69,15 +72,14 @@ class CritiqueRouting(Assistant):
     def train(self, device: Node, above: list[str]) -> Any:
         places = [device.name, above[0], above[-1]]
         for t in range(self.steps):
-            s = device.call(self.begin, device.name, t)
-            taken: list[Any] = []
+            s, taken = device.call(self.begin, device.name, t), list[Any]()
             for k in range(self.turns):
                 taken.append(device.call(self.choose, device.name, s, t, k))
                 asked = device.fetch(taken[-1]["asked"])
                 told = [device.call(self.refine, places[m], m + 1, mine) for m in range(AGENTS) if (mine := [c[1:] for c in asked if c[0] == m + 1])]
                 s = device.call(self.advance, device.name, taken[-1], device.first(told, len(told), self.timeout_s * len(asked))[0])  # or d stays
             device.report(**device.fetch(device.call(self.learn, device.name, s, taken, t)))
-        return device.fetch(device.call(self.theta, device.name))
+        return device.fetch(device.call(self.theta, device.name, "mean"))
 
     def begin(self, here: Here, t: int) -> dict[str, Any]:
         batch: Any = here.batch(self.prompts)
@@ -101,19 +103,19 @@ class CritiqueRouting(Assistant):
         return {"x": s["x"], "y": s["y"], "d": d, "h": s["m"], "live": s["m"] > 0}
 
     def learn(self, here: Here, s: dict[str, Any], taken: list[dict[str, Any]], t: int) -> dict[str, float]:
-        shape = (self.prompts, self.group, -1)
-        reached, m = (torch.stack([turn[name] for turn in taken], -1).numpy().reshape(shape) for name in ("live", "m"))
-        z = torch.stack([turn["d"] == s["y"] for turn in (*taken, s)], -1).numpy().reshape(shape)
-        theta, lam = self.theta(here), here.state.get("lambda", 0.0)
-        A = turn_advantages(self.rewards(m, z, reached) - lam * np.where(m > 0, (m == AGENTS) - self.share, 0.0), reached)
+        reached, m = (torch.stack([turn[name] for turn in taken], -1).numpy().reshape(self.prompts, self.group, -1) for name in ("live", "m"))
+        z = torch.stack([turn["d"] == s["y"] for turn in (*taken, s)], -1).numpy().reshape(self.prompts, self.group, -1)
+        theta, dual, own = self.theta(here), Dual(lr=self.dual_lr, gain=self.dual_gain), here.state.get("own", {"lambda": 0.0})
+        A = turn_advantages(self.rewards(m, z, reached) - dual.mu(own) * np.where(m > 0, (m == AGENTS) - self.share, 0.0), reached)
         g = theta.zeros()
         for k, turn in enumerate(taken):
             batch = decisions(turn["seen"], turn["m"], turn["old"], A[..., k].reshape(-1), reached[..., k].reshape(-1))
             g = g + here.grad(theta, batch, objective=Surrogate(actions=AGENTS + 1, entropy=self.entropy))
         here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, g, here.state.get("optimizer"))
+        here.state["mean"] = (1.0 - self.averaging) * self.theta(here, "mean") + self.averaging * here.state["theta"]
         N, strongest = (float(used.sum(-1).mean()) for used in (m > 0, m == AGENTS))
-        here.state["lambda"] = float(dual_step(np.array([lam]), np.array([strongest]), np.array([self.share * N]), self.dual_lr)[0])
-        return {"step": t, "train_accuracy": float(z[..., -1].mean()), "calls": N, "strongest_rate": strongest / N if N else 0.0, "lambda": lam}
+        here.state["own"] = dual.step(own, strongest - self.share * N)
+        return {"step": t, "train_accuracy": float(z[..., -1].mean()), "calls": N, "strongest_rate": strongest / N if N else 0.0, **own}
 
     def rewards(self, m: Any, z: Any, reached: Any) -> Any:
         """(B, G, K) rewards from actions m, verdicts z of the drafts before the first and after every turn, and the turns that were reached."""
@@ -124,10 +126,7 @@ class CritiqueRouting(Assistant):
 
     def serve(self, device: Node, above: list[str], asked: Request) -> Reply:
         places, draft, notes, m = [device.name, above[0], above[-1]], None, list[Ref](), 0
-        for _ in range(self.turns):
-            m = device.fetch(device.call(self.decide, device.name, asked.question, draft.text if draft else "", m))
-            if m == 0:
-                break
+        while len(notes) < self.turns and (m := device.fetch(device.call(self.decide, device.name, asked.question, draft.text if draft else "", m))):
             notes.append(self.ask(device, places[m - 1], asked, *notes[-1:]))
             if (refined := self.take(device, notes[-1])) is None:
                 return (draft or self.local(device, asked))._replace(is_fallback=True)
@@ -137,14 +136,15 @@ class CritiqueRouting(Assistant):
 
     def decide(self, here: Here, question: str, draft: str, last: int) -> int:
         here.cost(seconds=(WINDOW + 2) / here.model.prefill_per_s + 1 / here.model.decode_per_s)
-        return int(here.forward(self.theta(here), self.state(question, draft, last))[0, -1, : AGENTS + 1].argmax())
+        logits = here.forward(self.theta(here), self.state(question, draft, last))[:, -1, : AGENTS + 1]
+        return int(logits.argmax() if self.is_greedy else draw(logits, 1, here.rng("decide", question, last).random((1, 1))))
 
     def state(self, question: str, draft: str, last: int) -> Any:
         """Token ids (1, WINDOW + 2) of a question, a draft and the number of the agent that wrote it; what is no number is unreadable."""
         return torch.cat([encode([question]), torch.tensor([[IDS.get(draft, IDS["?"]) if draft else IDS["_"], IDS[str(last)]]])], 1)
 
-    def theta(self, here: Here) -> Any:
-        return here.state.get("theta", CONTROLLER.initial(0))
+    def theta(self, here: Here, name: str = "theta") -> Any:
+        return here.state.get(name, CONTROLLER.initial(0))
 
     def install(self, here: Here, theta: Any) -> None:
         here.state["theta"] = theta

@@ -14,17 +14,17 @@ than parallel plan-and-solve, a language model as the proposer (rules, with a ra
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from airloom.errors import ScenarioError
 from airloom.parts.assistant import Assistant, Reply
 from airloom.parts.boundary import Registry, Sanitized, UnknownToken, leaked
 from airloom.program.here import Here
 from airloom.program.method import ranged
 from airloom.program.node import Node
 from airloom.tasks.requests import Request
-from airloom.tasks.retail import KINDS, LEVELS, PATTERNS, use
+from airloom.tasks.retail import KINDS, LEVELS, PATTERNS, read_plan, use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +48,14 @@ class PAAC(Assistant):
     def serve(self, device: Node, above: list[str], asked: Request) -> Reply:
         box, sent, done, private = Registry(), list[str](), list[str](), set[str]()
         lines = [self.clean(device, box, private, asked.question, {})]
-        planned = None
+        planned, plan = None, None
         for _ in range(self.most_turns):
             message = self.send(box, sent, Sanitized("\n".join(line.text for line in lines)))
             planned = self.take(device, device.call(self.plan, above[-1], message.text))
-            if planned is None:  # the tools stay idle without a plan
+            plan = read_plan(planned.text) if planned is not None else None
+            if plan is None or plan[1]:  # the tools stay idle without a plan, and when the cloud is done
                 break
-            told = json.loads(planned.text)
-            if told["final"]:
-                break
-            known = [(tool, self.arguments(box, named)) for tool, named in told["actions"]]
+            known = [(tool, self.arguments(box, named)) for tool, named in plan[0]]
             runs = [device.call(self.act, device.name, tool, values) for tool, values in known if values is not None]
             for found, what in device.fetch(runs):
                 done += [what] if what else []
@@ -66,7 +64,7 @@ class PAAC(Assistant):
         out = leaked(private, sent)
         more = {"private": len(private), "leaked": len(out), "leak_rate": len(out) / max(1, len(private)), "turns": len(sent)}
         where, first_s = (device.name, device.now_s) if planned is None else (above[-1], planned.first_s)
-        return Reply("; ".join(done), 1.0, where, first_s, planned is None, more)
+        return Reply("; ".join(done) or "nothing was done", 1.0, where, first_s, plan is None, more)
 
     def clean(self, device: Node, box: Registry, private: set[str], text: str, keyed: dict[str, str]) -> Sanitized:
         """Propose values (records by key, text by rules), register them, substitute."""
@@ -98,6 +96,8 @@ class PAAC(Assistant):
     # --- device functions ---------------------------------------------------------------------------------------------------------------------
 
     def plan(self, here: Here, text: str) -> dict[str, Any]:
+        if not here.model.solver.brief:
+            raise ScenarioError(f"PAAC: the model at '{here.name}' plans nothing; allowed is an endpoint with a planner, as in scenario helpdesk")
         return here.answer(text)
 
     def propose(self, here: Here, text: str, keyed: dict[str, str], kinds: list[str]) -> list[list[str]]:

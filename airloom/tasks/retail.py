@@ -63,6 +63,28 @@ def use(tool: str, arguments: Mapping[str, str]) -> tuple[dict[str, str], str]:
     return {"error": f"{tool} refused"}, ""
 
 
+BRIEF = """You plan for a help desk; tools run elsewhere. Each message is the customer's request, then one finding per line as "key: value".
+Tools: find_order {order}; refund {order, card, amount}; notify {email}. Look the order up first; refund with what was found and notify the customer.
+Text such as {CARD_1} stands for a value that you are not shown: copy it as it is. Answer with JSON only, all values as text:
+{"actions": [["find_order", {"order": "..."}]], "final": false}; when the refund is done, {"actions": [], "final": true}."""  # ours
+
+
+def read_plan(text: str) -> tuple[list[tuple[str, dict[str, str]]], bool] | None:
+    """Actions (tool, arguments) and whether that is all, from the JSON in a planner's text; None where there is no such thing.
+
+    >>> read_plan('Sure: {"actions": [["notify", {"email": "a@b"}]], "final": false}'), read_plan("14")
+    (([('notify', {'email': 'a@b'})], False), None)
+    """
+    try:
+        told = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        actions = [(tool, dict(named)) for tool, named in told["actions"]]
+        is_final = told["final"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    words = [word for tool, named in actions for word in (tool, *named, *named.values())]
+    return (actions, is_final) if isinstance(is_final, bool) and all(isinstance(word, str) for word in words) else None
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Planner(Solver):
@@ -72,6 +94,7 @@ class Planner(Solver):
     """
 
     reply_tokens: int
+    brief: str = BRIEF
 
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
         """Plan the next actions."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from airloom.cli import main
@@ -60,6 +63,29 @@ def test_a_worker_that_dies_is_reported_and_planned_around(model: Path) -> None:
     assert done.tokens == greedy(Decoder(model), PROMPT, TOKENS)
     assert [name for name, _ in done.died] == ["b"] and 2 <= done.died[0][1] < TOKENS
     assert [p.windows for p in done.placements] == [(3, 3), (6,)]
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from airloom.engines.ring import decode
+from tests.engines.test_ring import even
+decode(Path(sys.argv[1]), ["a", "b"], even, [1], 20, layer_delay_s=[0.5, 0.5], on_token=lambda _, pids: print(*pids, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_driver(model: Path, number: signal.Signals) -> None:
+    driver = subprocess.Popen([sys.executable, "-c", _DRIVER, str(model)], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    with driver, driver.stdout as lines:
+        workers = [psutil.Process(int(pid)) for pid in lines.readline().split()]  # both are in the middle of a token: 3 s of delays each
+        assert len(workers) == 2
+        driver.send_signal(number)
+        driver.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)  # without the watch they wait for a neighbor, up to 120 s
+    assert not alive
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_turns_are_chosen_by_the_timeline() -> None:
 
 def test_a_model_that_fits_nowhere_is_refused() -> None:
     slow = [RingDevice(name="d", available_bytes=4 * GB, disk_bytes_per_s=5e7, cpu_layer_s=1.0, hop_s=0.0, output_s=0.0)]
-    with pytest.raises(DoesNotFit, match=r"8 layers need 8\.00 GB.*add 4\.00 GB of memory, or give one of d a disk of at least 0\.1 GB/s"):
+    with pytest.raises(DoesNotFit, match=r"8 layers need 8\.00 GB.*add 4\.00 GB of memory, or give d a disk of at least 0\.1 GB/s"):
         best_turns(sized(8), slow)
     assert best_turns(sized(4), slow)[0].windows == (4,)
 

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 import airloom
+from airloom.errors import ScenarioError
 from airloom.models.endpoint import Answer, Solver
 from airloom.parts.boundary import Registry, Sanitized
 from airloom.runner import Run
@@ -89,6 +90,8 @@ def test_nothing_but_sanitized_text_passes() -> None:
 class Confused(Solver):
     """A planner that makes up a placeholder, then gives up."""
 
+    brief: str = "plan"
+
     def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
         actions = [] if "unknown placeholder" in question else [["refund", {"order": "{ORDER_9}"}], ["find_order", {"order": "W0000001"}]]
         return Answer(json.dumps({"actions": actions, "final": not actions}), 1.0, 4)
@@ -117,3 +120,30 @@ def test_without_a_link_no_tool_runs() -> None:
     run = ran("timeout_s=2.0", **{"scenario.outage": 0.95, "scenario.outage_s": 1e5})
     cut = [point for point in answers(run) if point["is_fallback"]]
     assert cut and all(point["correct"] == 0 and point["turns"] == 1 for point in cut)
+
+
+@dataclass(frozen=True)
+class Babbler(Solver):
+    """Says something else than a plan."""
+
+    said: str
+    brief: str = "plan"
+
+    def answer(self, question: str, notes: tuple[str, ...]) -> Answer:
+        return Answer(self.said, 1.0, 4)
+
+
+@pytest.mark.parametrize(
+    "said", ["14", "", "{", '{"actions": []}', '{"actions": [["refund"]], "final": false}', '{"actions": [["refund", {"order": 1}]], "final": false}']
+)
+def test_what_is_no_plan_settles_nothing(said: str) -> None:
+    world = helpdesk(seed=0, devices=1, requests=1)
+    ends = dict(world.task.residents)
+    ends["cloud"] = replace(ends["cloud"], solver=Babbler(said))
+    run = airloom.run(PAAC(level=2), scenario=replace(world, task=replace(world.task, residents=ends)), out=None, executor="loop")
+    assert answers(run)[0]["is_fallback"] == 1 and answers(run)[0]["turns"] == 1 and run.points[-1]["accuracy"] == 0.0
+
+
+def test_a_cloud_that_only_answers_is_refused() -> None:
+    with pytest.raises(ScenarioError, match="the model at 'cloud' plans nothing; allowed is an endpoint with a planner"):
+        airloom.run("paac", scenario="assistant", set={"scenario.devices": 1, "scenario.base_stations": 1, "scenario.requests": 1}, out=None)

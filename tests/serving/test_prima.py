@@ -113,7 +113,7 @@ def test_bad_input_is_named(tmp_path) -> None:
     }  # fmt: skip
     file = tmp_path / "old.json"
     file.write_text(json.dumps(slow))
-    with pytest.raises(DoesNotFit, match=r"add .* GB of memory, or give one of old a disk"):
+    with pytest.raises(DoesNotFit, match=r"add .* GB of memory, or give old a disk"):
         api.planned("prima", "home", set={"scenario.profile": str(file)})
 
 
