@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airloom.errors import AirloomError, ScenarioError
 from airloom.parts import named
 from airloom.parts.codec import codec
+from airloom.parts.protect import protection
 
 if TYPE_CHECKING:
     from airloom.program.method import Method, Range, Service
@@ -44,7 +45,7 @@ NEEDED: Any = inspect.Parameter.empty  # marks a field without default
 _WHERE = re.compile(r"(?P<place>(?:[A-Za-z]:)?[^:]*\.py|[^:]*)(?::(?P<thing>[A-Za-z_]\w*)(?=:|$))?(?::(?P<fields>.*))?", re.DOTALL)
 
 
-_SOCKETS: Mapping[str, Callable[[str], Any]] = {"codec": codec}  # of `Method` itself, whose room knows no parts
+_SOCKETS: Mapping[str, Callable[[str], Any]] = {"codec": codec, "protect": protection}  # of `Method` itself, whose room knows no parts
 
 # --- fields ---------------------------------------------------------------------------------------------------------------------------
 

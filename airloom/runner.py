@@ -27,6 +27,7 @@ from airloom.models.fast import RUNGS, Fast
 from airloom.models.params import Params
 from airloom.program.method import Method, Service
 from airloom.program.node import Node
+from airloom.program.protection import Unprotected, has_releases
 from airloom.program.tree import leaves, map_leaves
 from airloom.records import checkpoint
 from airloom.records.ledger import Ledger
@@ -161,6 +162,7 @@ class Runner:
         log = self._log_payload if options.log_payloads and self.out is not None else None
         span = self._span if options.timeline and self.out is not None else None
         sim = self.world = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log, span)
+        sim.values.is_counted = has_releases(self.method)
         self._open_record({**self.header, "executor": executor.name, "fast": fast.name}, is_resumed)
         if self.out is not None:
             self.timeline = self._open_timeline(None if frozen is None else frozen[0]["extra"])
@@ -215,7 +217,7 @@ class Runner:
             "flushes": sim.numerics.flushes,
             "calls": sim.numerics.flushed_calls,
             "fallbacks": sorted(executor.fast.fallbacks),
-            "devices": sim.device_totals(),
+            **self._devices(sim.device_totals()),
         }
         return self._end(self._summary(sim.stamp(), sim.round, status, error) | more, status, error)
 
@@ -251,7 +253,7 @@ class Runner:
         finally:
             world.error = error
             world.close()
-        return self._end(self._summary(stamp or world.last_stamp, world.round, status, error) | {"devices": devices}, status, error)
+        return self._end(self._summary(stamp or world.last_stamp, world.round, status, error) | self._devices(devices), status, error)
 
     def _measured_text(self, world: MeasuredWorld, s: Any) -> None:
         """The root program on real machines: init, rounds until an end, finish."""
@@ -473,6 +475,13 @@ class Runner:
             **({"error": f"{type(error).__name__}: {error}"} if error is not None else {}),
         }
 
+    def _devices(self, totals: dict[str, Any]) -> dict[str, Any]:
+        """What each place has spent; under a protection also of its privacy, and the most that a client has."""
+        protect = self.method.protect if isinstance(self.method, Method) else Unprotected()
+        spent = {name: told for name, own in totals.items() if (told := protect.spent(own.get("releases", 0)))}
+        most = {"privacy": max(spent.values(), key=lambda told: told["releases"])} if spent else {}
+        return {**most, "devices": {name: {**own, **spent.get(name, {})} for name, own in totals.items()}}
+
     def _is_judged(self, status: str) -> bool:
         """Whether the record holds every client's metrics of the last model."""
         return self.writer is not None and self.model is not None and status != "failed" and isinstance(self.method, Method)
@@ -554,7 +563,7 @@ def describe_method(method: Method | Service) -> dict[str, Any]:
     return {
         "method": type(method).__name__,
         "module": type(method).__module__,
-        "fields": {f.name: _plain(value) for f in fields(method) if (value := getattr(method, f.name)) is not None or f.name != "codec"},
+        "fields": {f.name: _plain(value) for f in fields(method) if (value := getattr(method, f.name)) != f.default or "socket" not in f.metadata},
     }
 
 

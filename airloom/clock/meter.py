@@ -20,7 +20,10 @@ class SiteMeter:
     joules follow from presence and busy time.
     """
 
-    __slots__ = ("absent_since_s", "busy_s", "compute_j", "down", "flops", "idle_power_w", "is_server", "present_s", "price", "radio_j", "up")
+    __slots__ = (
+        "absent_since_s", "busy_s", "compute_j", "down", "flops", "idle_power_w", "is_server", "present_s", "price", "radio_j",
+        "releases", "up",
+    )  # fmt: skip
 
     def __init__(self, idle_power_w: float, is_server: bool) -> None:
         self.idle_power_w = idle_power_w
@@ -31,6 +34,7 @@ class SiteMeter:
         self.radio_j = 0.0
         self.flops = 0.0
         self.price = 0.0
+        self.releases = 0  # protected models and tensors that have left the place
         self.busy_s: dict[str, float] = {}
         self.present_s = 0.0  # seconds of presence before `absent_since_s` turned None the last time
         self.absent_since_s: float | None = None
@@ -57,6 +61,7 @@ class SiteMeter:
             "busy_s": dict(self.busy_s),
             "flops": self.flops,
             **({"price": self.price} if self.price else {}),
+            **({"releases": self.releases} if self.releases else {}),
         }
 
 

@@ -16,6 +16,7 @@ from airloom.engines.pending import SimRef
 from airloom.errors import DeviceLost, ScenarioError, Unsupported
 from airloom.models.params import Params
 from airloom.network.link import Link
+from airloom.program.protection import is_protected
 from airloom.program.reducer import AirSum
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def over_the_air(node: SimNode, over: AirSum, refs: Sequence[SimRef]) -> Params:
     for ref in refs:
         if ref.root.issue.codec is not None:
             raise Unsupported(f"air_sum at '{node.name}': the channel adds values up, not codes; use codec=none, or over=mean")
+        if is_protected(getattr(ref.root.issue.fn, "__self__", None)):
+            raise Unsupported(f"air_sum at '{node.name}': the channel adds up what devices made, unprotected; use protect=none, or over=mean")
     _, lost = node.wait_made(refs)
     gone = set(lost)
     kept = [i for i in range(len(refs)) if i not in gone]

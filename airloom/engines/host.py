@@ -29,6 +29,7 @@ from airloom.errors import ScenarioError, WireError
 from airloom.network.network import Network
 from airloom.program.codec import Code
 from airloom.program.method import Method, Service, function_name
+from airloom.program.protection import is_protected
 from airloom.program.ref import Ref
 from airloom.program.tree import Path as TreePath
 from airloom.program.tree import at, replaced
@@ -246,7 +247,8 @@ class Host:
         if (place, number, ()) not in self.held:
             raise WireError("get: got the name of a value that is not here")
         whole = self.held[place, number, ()]
-        codes = {} if head.get("is_coded") is False else self.codes.get((place, number), {})
+        is_exact = head.get("is_coded") is False and self.opened is not None and not is_protected(self.opened.method)
+        codes = {} if is_exact else self.codes.get((place, number), {})
         parts = [replaced(at(whole, tuple(path)), codes, tuple(path)) for path in _field(head, "wants", list)]
         return _packet({"kind": "got", "number": number}, self.wire.encode(parts))
 

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from airloom.clock.meter import DIRECTIONS
 from airloom.engines.executors import Spent
 from airloom.network.network import Network
+from airloom.program.codec import Code
 from airloom.program.node import Node
+from airloom.program.tree import body_bytes, leaves
 
 
 class WallClock:
@@ -106,6 +108,13 @@ class Tally:
             known["joules_compute"] += device.joules(seconds, spent.work)
             known["flops"] += spent.work.flops
 
+    def released(self, name: str, values: Sequence[Any]) -> None:
+        """Protected values have left a place: each model or tensor in them is a release."""
+        count = sum([isinstance(leaf, Code) or body_bytes(leaf) >= 0 for value in values for _, leaf in leaves(value)])
+        if count:
+            known = self.place(name)
+            known["releases"] = known.get("releases", 0) + count
+
     def as_json(self) -> dict[str, Any]:
         """Everything, for another process."""
         return {"bytes_by": dict(self.bytes_by), "places": self.places}
@@ -121,7 +130,7 @@ class Tally:
                     for on, seconds in amount.items():
                         known["busy_s"][on] = known["busy_s"].get(on, 0.0) + seconds
                 else:
-                    known[what] += amount
+                    known[what] = known.get(what, 0) + amount
 
     def stamp(self, now_s: float) -> dict[str, float]:
         """Seconds, bytes and joules, as a point of the curve has them."""

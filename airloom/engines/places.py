@@ -35,6 +35,7 @@ from airloom.network.network import Network
 from airloom.program.codec import Code, part_of
 from airloom.program.here import Here
 from airloom.program.method import Method, Service
+from airloom.program.protection import has_releases, is_protected
 from airloom.program.ref import Ref
 from airloom.program.tree import Path, at, body_bytes, control_bytes, leaves, map_leaves, replaced, signature, to_meta
 from airloom.tasks.task import Task
@@ -60,6 +61,7 @@ class Peer:
         self.task = task
         self.method = method
         self.codec = method.codec if isinstance(method, Method) else None
+        self.is_protected, self.is_counted = is_protected(method), has_releases(method)
         self.seed = seed
         self.post = post
         self.home = home
@@ -194,7 +196,10 @@ class Peer:
         item.label, item.started_s, item.made_s = header["label"], header["started_s"], header["made_s"]
         size = 0
         try:
-            for path, tree in zip(paths, self.wire.decode(blobs[0]), strict=True):
+            trees = self.wire.decode(blobs[0])
+            if self.is_counted and self.home is not None and self.network.places[item.place].role == "client":
+                self.tally.released(item.place, trees)
+            for path, tree in zip(paths, trees, strict=True):
                 size += take(item, path, tree, partial(self._opened, item))
                 item.arrived_s[path] = arrived_s
         except (ScenarioError, Unsupported) as error:
@@ -262,7 +267,8 @@ class Peer:
         trees: list[Any] = []
         for ref in refs:
             try:
-                tree = replaced(self.value(ref), item.codes, ref.path) if header["is_coded"] else self.value(ref)
+                is_coded = header["is_coded"] or self.is_protected
+                tree = replaced(self.value(ref), item.codes, ref.path) if is_coded else self.value(ref)
                 trees.append(without(tree, ref.path, known))
             except (KeyError, IndexError, TypeError):
                 return pack({"lost": self.home, "error": f"Ref of {item.label}: got part {list(ref.path)!r}, which its value does not have"})

@@ -45,6 +45,7 @@ from airloom.network.network import Network
 from airloom.program.codec import Code, part_of
 from airloom.program.method import Method, Service, function_name
 from airloom.program.node import Estimate, Node, OnLoss, Snapshot
+from airloom.program.protection import has_releases
 from airloom.program.ref import Ref
 from airloom.program.tree import Path, at, key_of, leaves, map_leaves, version_of
 from airloom.tasks.requests import Request
@@ -229,6 +230,7 @@ class StarWorld(MeasuredWorld):
     ) -> None:
         self.network, self.task, self.method, self.seed = network, task, method, seed
         self.codec = method.codec if isinstance(method, Method) else None
+        self.is_counted = has_releases(method)
         self.job, self.transport, self.sign = job, transport, sign
         self.manners = replace(manners, patience_s=max(manners.patience_s, network.detect_s))
         self.wire = Wire(method, [task.model], limits, write_ref=_name)
@@ -575,6 +577,8 @@ class StarWorld(MeasuredWorld):
                     "samples": work.samples, "seconds": answer.busy_s, "exchange_s": time.monotonic() - sent_s,
                 }
             )  # fmt: skip
+        if self.is_counted:
+            self.tally.released(held.place, values)
         for path, value in zip(wants, values, strict=True):
             self._arrive(held, path, value)
         took_s = max(time.monotonic() - sent_s - answer.busy_s, 0.0)

@@ -34,6 +34,7 @@ class Values:
         self.sites = sites
         self.ready = ready
         self.lose_call = lose_call
+        self.is_counted = False  # what leaves a place counts as a release
         self.asked: dict[Value, None] = {}
         self.holders: dict[Site, None] = {}  # places to which something came in this round
         kernel.endings.append(self.send_asked)
@@ -127,6 +128,8 @@ class Values:
         parts = [(id(root) * 64 + i, root, leaf[1]) for i, leaf in enumerate(root.leaves) if leaf[1] >= 0] if wires.needs_parts(route) else ()
         transfer = Transfer(delivery, parts, body, control, route, root.hz if root.issue.issuer == place else None)
         delivery.root, delivery.carrier = root, transfer
+        if self.is_counted and not site.meter.is_server:
+            site.meter.releases += sum([weight >= 0 for _, weight, _ in root.leaves])
         self._send(transfer)
 
     def _send(self, transfer: Transfer) -> None:
@@ -178,6 +181,8 @@ class Values:
             transfer = Transfer((root, []), parts, sum([part[2] for part in parts]), control, route, hz)
             for i in wanted:
                 carried[i] = transfer
+            if self.is_counted and not site.meter.is_server:
+                site.meter.releases += len(parts)
         for delivery, share in shares:
             carriers = {id(t): t for t in [carried[i] for i in share] if t is not None}
             if not share and transfer is not None:

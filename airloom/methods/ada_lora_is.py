@@ -27,6 +27,7 @@ from airloom.models.params import Params
 from airloom.models.step import SGD, Optimizer
 from airloom.models.submodel import ranks
 from airloom.parts.optimizer import local_optimizer
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.rank import rank_budgets, rank_grid, sketch
 from airloom.plans import lora_sampling, sampling
 from airloom.program.here import Here
@@ -46,6 +47,7 @@ class AdaLoRAIS(Method):
         alpha, beta: constants of the bound (those of ics). nu: power of r / k in the bound (1, ours).
         bandwidth: as in `ics`.
         local_steps, lr, batch_size, optimizer: of the local steps; sgd() or adamw().
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Hou et al. 2025, arXiv 2505.23555"
@@ -63,6 +65,7 @@ class AdaLoRAIS(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
     optimizer: Optimizer = part(local_optimizer, SGD())
 
     def init(self, server: Node, x: Params) -> State:
@@ -76,8 +79,8 @@ class AdaLoRAIS(Method):
         share_hz, _ = ics.share(server, {n: Known(*p["known"]) for n, p in plan.items()}, S)
         I = {n: sketch(x, plan[n]["k"], server.rng("sketch", s["t"], n)) for n in S}  # noqa: E741 (the paper's name)
         out = server.map(self.client, S, each=[(server.put(x[I[n]]),) for n in S], share_hz=share_hz)
-        w = [plan[n]["known"][0] / plan[n]["q"] for n in S]
-        x = x + server.reduce(out, w, over=scatter_sum(into=x.zeros()))
+        w, fold = [plan[n]["known"][0] / plan[n]["q"] for n in S], scatter_sum(into=x.zeros())
+        x = x + self.protect.reduce(server, self.protect.seal(server, out, w, over=fold), w, like=x, over=fold)
         expected_s = sum([p["q"] * (p["known"][1] + p["known"][2]) for p in plan.values()])
         rank = sum([plan[n]["k"] for n in S]) / max(1, len(S))
         server.report(round=s["t"], model=x, rank=rank, clients=len(S), expected_s=expected_s)

@@ -21,6 +21,7 @@ from airloom.models.params import Params
 from airloom.models.step import SGD, Optimizer
 from airloom.models.submodel import ranks
 from airloom.parts.optimizer import local_optimizer
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.rank import rank_budgets
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
@@ -37,6 +38,7 @@ class FedLoRA(Method):
         rank: rank rows that every client trains, the first ones; 0: as many as the client with the least memory can.
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size, optimizer: of the local steps; sgd() or adamw().
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv 2305.05644"
@@ -48,6 +50,7 @@ class FedLoRA(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
     optimizer: Optimizer = part(local_optimizer, SGD())
 
     def init(self, server: Node, x: Params) -> State:
@@ -60,8 +63,9 @@ class FedLoRA(Method):
         budgets = s["budgets"] if self.rank else rank_budgets(server, self.client, N, x, s["budgets"])
         k = self.rank or min(budgets.values(), default=x.spec.rank)
         P = Uniform().choose(N, max(1, round(self.fraction * len(N))), {"samples": dict.fromkeys(N)}, server.rng("select", s["t"]))
-        out = server.map(self.client, P, x[ranks(k)])
-        d = server.reduce(out, over=scatter_sum(into=x.zeros()))
+        fold = scatter_sum(into=x.zeros())
+        out = self.protect.seal(server, server.map(self.client, P, x[ranks(k)]), None, over=fold)
+        d = self.protect.reduce(server, out, None, like=x, over=fold)
         x = x + d / max(1, sum(ref.arrived_s is not None for ref in out))
         server.report(round=s["t"], model=x, rank=k)
         return {"x": x, "budgets": budgets, "t": s["t"] + 1}

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from airloom.models.params import Params
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.width import cut, fit_slice, whole_seconds
 from airloom.plans.width import by_capacity
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 from airloom.program.reducer import counted_mean
 
@@ -32,6 +33,7 @@ class FedRolex(Method):
         levels: widths 1, 1/2, ..., 1/2^(levels-1) (5, paper).
         is_masked, is_scaled, clip_norm: as in HeteroFL.
         local_steps, lr, batch_size: of local SGD.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Alam et al. 2022, arXiv 2212.01548"
@@ -44,6 +46,7 @@ class FedRolex(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "p": {}, "t": 0}
@@ -52,8 +55,8 @@ class FedRolex(Method):
         x, N, p = s["x"], server.clients, s["p"]
         if not all(n in p for n in N):
             p = by_capacity(whole_seconds(server, self.client, x), self.levels) | p
-        out = server.map(self.client, N, each=[(cut(x, p[n], start=s["t"], is_scaled=self.is_scaled),) for n in N])
-        x = server.reduce(out, over=counted_mean(into=x))
+        out, fold = server.map(self.client, N, each=[(cut(x, p[n], start=s["t"], is_scaled=self.is_scaled),) for n in N]), counted_mean(into=x)
+        x = self.protect.reduce(server, self.protect.seal(server, out, None, over=fold), None, like=x, over=fold)
         server.report(round=s["t"], model=x, rate=sum([p[n] for n in N]) / max(len(N), 1))
         return {"x": x, "p": p, "t": s["t"] + 1}
 

@@ -25,6 +25,7 @@ import torch
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
 from airloom.parts.over import air_mean, over
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.select import Uniform
 from airloom.parts.zeroth_order import Law, LossDifference, moved
 from airloom.program.here import Here
@@ -43,6 +44,7 @@ class FedZO(Method):
         mu, directions, law: of the estimate; the law "authors" is the authors' code, d times too long.
         over: "mean", or air(snr_db=...): the channel adds the updates up (threshold 0.8, authors' code).
         send: "values" (paper), "seeds" (H q scalars; the server draws the same directions and takes the same steps), or "auto", the shorter one.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Fang et al. 2022, arXiv 2201.09531"
@@ -57,11 +59,14 @@ class FedZO(Method):
     law: Law = "sphere"
     over: Reducer = part(over, MEAN)
     send: Literal["values", "seeds", "auto"] = "values"
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.send == "seeds" and isinstance(self.over, AirSum):
             raise ScenarioError("FedZO(send='seeds', over=air(...)): the channel adds values up; use send=values, or over=mean")
+        if not self.protect.is_local and (self.send == "seeds" or isinstance(self.over, AirSum)):
+            raise ScenarioError(f"FedZO(protect={self.protect}): it sums models at the server; use send=values and over=mean")
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "t": 0}
@@ -79,7 +84,7 @@ class FedZO(Method):
             out = server.map(self.client, P, x, each=[(seeds[n],) for n in P])
             if self.sends_seeds(x):
                 out = [server.call(self.replayed, server.name, x, seeds[r.place], r) for r in out]
-            x = x + server.reduce(out, like=x)
+            x = x + self.protect.reduce(server, self.protect.seal(server, out, None), None, like=x)
         server.report(round=s["t"], model=x)
         return {"x": x, "t": s["t"] + 1}
 
@@ -116,5 +121,5 @@ class FedZO(Method):
         return LossDifference(mu=self.mu, directions=self.directions, law=self.law)
 
     def sends_seeds(self, x: Params) -> bool:
-        is_shorter = self.local_steps * self.directions < x.spec.trainable_size and not isinstance(self.over, AirSum)
+        is_shorter = self.local_steps * self.directions < x.spec.trainable_size and not isinstance(self.over, AirSum) and self.protect.is_local
         return self.send == "seeds" or (self.send == "auto" and is_shorter)

@@ -24,6 +24,7 @@ from typing import ClassVar, Literal
 from airloom.models.params import Params
 from airloom.models.step import SGD, Optimizer
 from airloom.parts.optimizer import ServerOptimizer, ServerSGD, local_optimizer, server_optimizer
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.rank import rank_budgets, sketch
 from airloom.parts.select import Uniform
 from airloom.program.here import Here
@@ -41,6 +42,7 @@ class FSLoRA(Method):
         local_steps, lr, batch_size, optimizer: of the local steps, sgd() or adamw() (authors' code of FSLoRA: both).
         server: what the server does with the mean difference: sgd() is plain averaging, adam(lr=...) is nearest to the authors' code (AdamW).
         divide: by the "participants" (paper), or each column by the "counts" of those that touched it, which over-weighs rarely drawn columns.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Fang et al. 2025, arXiv 2501.19389"
@@ -51,6 +53,7 @@ class FSLoRA(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
     optimizer: Optimizer = part(local_optimizer, SGD())
     server: ServerOptimizer = part(server_optimizer, ServerSGD())
     divide: Literal["participants", "counts"] = "participants"
@@ -63,11 +66,10 @@ class FSLoRA(Method):
         P = Uniform().choose(N, max(1, round(self.fraction * len(N))), {"samples": dict.fromkeys(N)}, server.rng("select", s["t"]))
         k = rank_budgets(server, self.client, P, x, s["budgets"])
         S = {n: sketch(x, k[n], server.rng("sketch", s["t"], n)) for n in P}
-        out = server.map(self.client, P, each=[(x[S[n]],) for n in P])
-        if self.divide == "counts":
-            d = server.reduce(out, over=counted_mean(into=x.zeros()))
-        else:
-            d = server.reduce(out, over=scatter_sum(into=x.zeros()))
+        fold = counted_mean(into=x.zeros()) if self.divide == "counts" else scatter_sum(into=x.zeros())
+        out = self.protect.seal(server, server.map(self.client, P, each=[(x[S[n]],) for n in P]), None, over=fold)
+        d = self.protect.reduce(server, out, None, like=x, over=fold)
+        if self.divide != "counts":
             d = d / max(1, sum(ref.arrived_s is not None for ref in out))
         x, opt = self.server.step(x, -d, s["opt"])
         server.report(round=s["t"], model=x, rank=sum(k[n] for n in P) / max(1, len(P)))

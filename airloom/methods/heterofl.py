@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from airloom.models.params import Params
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.width import cut, fit_slice, whole_seconds
 from airloom.plans.width import at_random, by_capacity
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 from airloom.program.reducer import counted_mean
 
@@ -35,6 +36,7 @@ class HeteroFL(Method):
         is_scaled: whether narrow layers are scaled up in training (paper).
         clip_norm: largest norm of a gradient (1, authors' code).
         local_steps, lr, batch_size: of local SGD.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Diao et al. 2021, arXiv 2010.01264"
@@ -48,6 +50,7 @@ class HeteroFL(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "p": {}, "t": 0}
@@ -55,8 +58,8 @@ class HeteroFL(Method):
     def round(self, server: Node, s: State) -> State:
         x, N = s["x"], server.clients
         p = self.widths(server, x, s)
-        out = server.map(self.client, N, each=[(cut(x, p[n], is_scaled=self.is_scaled),) for n in N])
-        x = server.reduce(out, over=counted_mean(into=x))
+        out, fold = server.map(self.client, N, each=[(cut(x, p[n], is_scaled=self.is_scaled),) for n in N]), counted_mean(into=x)
+        x = self.protect.reduce(server, self.protect.seal(server, out, None, over=fold), None, like=x, over=fold)
         server.report(round=s["t"], model=x, rate=sum([p[n] for n in N]) / max(len(N), 1))
         return {"x": x, "p": p, "t": s["t"] + 1}
 

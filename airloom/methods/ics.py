@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from airloom.models.params import Params
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.plans import sampling
 from airloom.plans.bandwidth import common_finish, equal_shares
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 from airloom.program.reducer import SUM
 
@@ -45,13 +46,12 @@ class ICS(Method):
 
     Arguments:
         scheme: "proposed", the best single probability ("constant"), or the code's "full" (1), "uniform" (1/N), "weight" (a_n), "fix" (`q`).
-        q: probability of "fix" (1/5, authors' code).
-        floor: least probability of "proposed"; it bounds the factor a_n / q_n (ours).
+        q: probability of "fix" (1/5, authors' code). floor: least probability of "proposed"; it bounds the factor a_n / q_n (ours).
         alpha, beta: constants of the bound (CNN, authors' code); alpha moves no probability.
         bandwidth: "common" finish time, "equal" shares (authors' code), or as the "cell" itself shares.
         mode: "exact", or "paper": surrogate objective, clients' lr times a_n / q_n, plain mean (authors' code; not unbiased).
         pilots: how often both pilots run, on the clock; 0 takes alpha and beta as given. pilot_rounds, pilot_q: of each, and q_1 (ours).
-        slot_s: seconds that an empty draw takes (0, ours). local_steps, lr, batch_size: of local SGD.
+        slot_s: seconds that an empty draw takes (0, ours). local_steps, lr, batch_size: of local SGD. protect: of updates (none).
     """
 
     paper: ClassVar[str] = "Geng et al. 2024, arXiv 2402.10097"
@@ -71,6 +71,7 @@ class ICS(Method):
     local_steps: int = ranged(1, 100_000, default=10, tune=(5, 20, 80))
     lr: float = ranged(0, 100, default=0.1, open_low=True, tune=(0.03, 0.1, 0.3))
     batch_size: int = ranged(1, 1_000_000, default=16)
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         t0, known = server.now_s, sampling.Constants(alpha=self.alpha, beta=self.beta, levels=0)
@@ -88,12 +89,11 @@ class ICS(Method):
     def step(self, server: Node, x: Params, N: dict[str, Known], q: Mapping[str, float], *labels: object) -> tuple[Params, dict[str, float]]:
         """One round with given probabilities."""
         S = self.draw(server, q, *labels)
-        share_hz, planned_s = self.share(server, N, S)
-        w = [N[n].a / q[n] for n in S]
-        each = [(f,) for f in w] if self.mode == "paper" else ()
+        (share_hz, planned_s), w = self.share(server, N, S), [N[n].a / q[n] for n in S]
+        w, each = ([1 / len(S)] * len(S), [(f,) for f in w]) if self.mode == "paper" else (w, ())
         out = server.map(self.client, S, server.put(x), each=each, share_hz=share_hz)  # put: x comes down as the cell itself shares
-        w = [1 / len(S)] * len(S) if self.mode == "paper" else w
-        d = server.reduce(out, w, over=SUM, on_loss="drop", like={"dx": x, "loss": 0.0})
+        out = self.protect.seal(server, out, w, over=SUM)
+        d = self.protect.reduce(server, out, w, like={"dx": x, "loss": 0.0}, over=SUM)
         came = sum([f for f, r in zip(w, out, strict=True) if r.arrived_s is not None])
         return x + d["dx"], {"clients": len(S), "planned_s": planned_s, **({"loss": d["loss"] / came} if came else {})}
 

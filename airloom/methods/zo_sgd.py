@@ -18,9 +18,10 @@ from typing import ClassVar
 import numpy as np
 
 from airloom.models.params import Params, zeros_like
+from airloom.parts.protect import Protection, Unprotected, protection
 from airloom.parts.zeroth_order import Law, LossDifference, moved
 from airloom.program.here import Here
-from airloom.program.method import Method, State, ranged
+from airloom.program.method import Method, State, part, ranged
 from airloom.program.node import Node
 
 
@@ -31,6 +32,7 @@ class ZOSGD(Method):
     Arguments:
         lr, batch_size: of a step; the batch is each client's.
         mu, directions, law: of the estimate.
+        protect: what happens to updates before they leave the clients (none).
     """
 
     paper: ClassVar[str] = "Ghadimi and Lan 2013, arXiv 1309.5549"
@@ -41,6 +43,7 @@ class ZOSGD(Method):
     mu: float = ranged(0, 1e3, default=1e-3, open_low=True)
     directions: int = ranged(1, 100_000, default=20)
     law: Law = "sphere"
+    protect: Protection = part(protection, Unprotected(), is_neutral=True)
 
     def init(self, server: Node, x: Params) -> State:
         return {"x": x, "t": 0}
@@ -48,7 +51,8 @@ class ZOSGD(Method):
     def round(self, server: Node, s: State) -> State:
         x, N = s["x"], server.clients
         seeds = server.rng("directions", s["t"]).integers(2**62, size=(len(N), 1))
-        g = server.reduce(server.map(self.estimate, N, x, each=[(seed,) for seed in seeds]), like=x)
+        out = self.protect.seal(server, server.map(self.estimate, N, x, each=[(seed,) for seed in seeds]), None)
+        g = self.protect.reduce(server, out, None, like=x)
         x = x - self.lr * g
         server.report(round=s["t"], model=x)
         return {"x": x, "t": s["t"] + 1}

@@ -1,87 +1,50 @@
-"""Protection of what clients send: a socket that any star method takes.
+"""Protections by name: the parts for the socket `protect` of every method (see `airloom.program.protection`).
 
-    x_n = self.protect.given(server, x)                                             # what the clients start from, sent once
-    out = self.protect.seal(server, server.map(self.client, P, x_n), w, about=x_n)  # at the clients, before anything leaves them
-    mean = self.protect.reduce(server, out, w, like=x)
-
-`none` changes nothing. `gaussian(clip_norm=C, noise=z)` bounds each update and adds noise (differential privacy). `masked()` lets the server see no
-update, only their sum (secure aggregation). Both are text in verbs: keys, masks, noise and their work are charged on the clock. Numbers beside the
-models (a client's loss) do not leave a client under protection: they read 0, so selection by loss is blind.
+`none` changes nothing. `gaussian(clip_norm=C, noise=z)` bounds what each client sends and adds noise (differential privacy); any method takes it.
+`masked()` lets the server see no update, only their sum (secure aggregation): for methods that fold through `seal` and `reduce`. Both are charged on
+the clock: keys, masks, noise and their work. Numbers beside the models (a client's loss) do not leave a client under protection: they read what they
+would be had nothing been learned (0), so selection by loss is blind.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, log2
+from math import ceil, isfinite, log2
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from airloom.errors import MissingExtra, RunFailed, ScenarioError
+from airloom.models.module import ModelSpec
 from airloom.models.params import Params
 from airloom.parts import named
 from airloom.program.here import Here
 from airloom.program.method import check_fields, ranged
 from airloom.program.node import Node
+from airloom.program.protection import OfSums, Protection, Unprotected, vector_of, vectors, with_vector
+from airloom.program.reducer import MEAN, SUM, CountedMean, ScatterSum
 from airloom.program.ref import Ref
-from airloom.program.tree import leaves, map_leaves
+from airloom.program.tree import Path, at, leaves, map_leaves
 
 WORD_OPS = 60  # integer operations per 4-byte word of a ChaCha20 stream: 20 rounds of 4 quarters of 12 operations for 16 words (RFC 8439)
 CURVE_OPS = 2e6  # of one X25519 exchange (ours, of the order of 10^5 cycles)
+CLIP_OPS = 4  # per value: difference, square, sum, scale
 NOISE_OPS = 25  # per value: two uniform numbers and Box-Muller (ours)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protection(ABC):
-    """What happens to updates before they leave the clients, and how they are folded."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def given(self, node: Node, x: Any) -> Any:
-        """`x` in a form that reaches each client once, although it is used twice there: to start from, and to seal about."""
-        return node.put(x)
-
-    @abstractmethod
-    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None) -> list[Ref]:
-        """Refs, at the same places, of what may leave them.
-
-        Arguments:
-            weights: as later given to `reduce`.
-            about: what the clients started from where their values are models; None where values are updates.
-        """
-
-    @abstractmethod
-    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any) -> Any:
-        """The (weighted) mean of what arrives of sealed Refs; zeros of `like` if nothing does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unprotected(Protection):
-    """Nothing: what clients make is what leaves them."""
-
-    def given(self, node: Node, x: Any) -> Any:
-        return x
-
-    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None) -> list[Ref]:
-        return list(refs)
-
-    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any) -> Any:
-        return node.reduce(refs, weights, like=like)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Gaussian(Protection):
-    """Clipping and Gaussian noise; weights are ignored, since one client may then not count more than another.
+    """Clipping and Gaussian noise.
 
-    Delta_n <- Delta_n min(1, C / ||Delta_n||),   mean + N(0, (z C / m)^2 I)      at="server": the server is trusted to add the noise
-    Delta_n <- clipped + N(0, (z C)^2 I)                                           at="client": each client's own update is private
+    at each client, for every model or tensor v in what a device function returns:   Delta = v - r,   r what it would be had nothing been learned
+    Delta <- Delta min(1, C / ||Delta||)
+    at="client":  Delta <- Delta + N(0, (z C)^2 I);   r + Delta is what leaves the device: each release is private by itself, whoever gets it
+    at="server":  mean + N(0, (z C / m)^2 I), weights ignored: the server is trusted to add the noise; for methods that fold through `reduce`
 
-    The norm is that of all models in the value together.
+    An update that is not finite counts as none.
 
     Paper: McMahan, Ramage, Talwar, Zhang, "Learning Differentially Private Recurrent Language Models", ICLR 2018, arXiv 1710.06963; accounting:
     Mironov, Talwar, Zhang, "Renyi Differential Privacy of the Sampled Gaussian Mechanism", 2019, arXiv 1908.10530.
@@ -92,41 +55,83 @@ class Gaussian(Protection):
         at: who adds the noise.
         entropy: "seed" draws it from the run's named streams, for repeatable experiments: whoever knows the seed can take it off again; "os" draws
             from the operating system, for real data.
+        delta: at which the record states epsilon (1e-5, usual).
     """
 
     clip_norm: float = ranged(0, 1e6, default=1.0, open_low=True)
     noise: float = ranged(0, 1e6, default=1.0)
-    at: Literal["server", "client"] = "server"
+    at: Literal["client", "server"] = "client"
     entropy: Literal["seed", "os"] = "seed"
+    delta: float = ranged(0, 1, default=1e-5, open_low=True)
 
-    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None) -> list[Ref]:
-        return node.map(self.bounded, [ref.place for ref in refs], about, each=[(ref,) for ref in refs])
+    def __post_init__(self) -> None:
+        check_fields(self)
 
-    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any) -> Any:
+    @property
+    def is_local(self) -> bool:
+        return self.at == "client"
+
+    def guard(self, here: Here, name: str, value: Any, reference: Callable[[], Any]) -> Mapping[Path, Any]:
+        """Bounded and noisy leaves, and numbers without what was learned."""
+        found = vectors(name, value)
+        deviation = self.noise * self.clip_norm if self.at == "client" else 0.0
+        count = here.state.get("noised", 0.0) if deviation and found and not here.is_dry else 0.0
+        if found:
+            here.cost(flops=float((CLIP_OPS + (NOISE_OPS if deviation else 0)) * sum([len(flat) for _, flat in found])))
+            if deviation:
+                here.state["noised"] = count + 1.0
+        if here.is_dry:
+            return {}
+        about = reference()
+        if [(path, vector_of(leaf) is None) for path, leaf in leaves(about)] != [(path, vector_of(leaf) is None) for path, leaf in leaves(value)]:
+            raise ScenarioError(f"{name}: the form of its value depends on the data; allowed with {self} are values of one form; use protect=none")
+        rng = self.stream(here, name, count)
+        flats = dict(found)
+        got: dict[Path, Any] = {}
+        for path, leaf in leaves(value):
+            r = at(about, path)
+            if path in flats:
+                got[path] = self.bounded(f"{name} at {list(path)!r}", leaf, r, flats[path], rng, deviation)
+            elif isinstance(leaf, int | float | str | np.number | torch.Tensor):
+                got[path] = r
+        return got
+
+    def bounded(self, where: str, leaf: Any, about: Any, flat: torch.Tensor, rng: np.random.Generator, deviation: float) -> Any:
+        """The leaf with a bounded update, and noise if the client adds that."""
+        r = vector_of(about)
+        if r is None or len(r) != len(flat) or (isinstance(leaf, Params) and leaf.spec.key != about.spec.key):
+            raise ScenarioError(f"{where}: the shape of its value depends on the data; allowed with {self} are values of one shape; use protect=none")
+        update = flat - r
+        norm = float(update.double().norm())
+        out = flat if norm <= self.clip_norm else r + update * (self.clip_norm / norm) if isfinite(norm) else r
+        if deviation:
+            out = out + torch.from_numpy(rng.normal(0.0, 1.0, len(out))).to(out.dtype) * deviation
+        return with_vector(leaf, out)
+
+    def stream(self, here: Here, *labels: object) -> np.random.Generator:
+        """Where noise comes from."""
+        return np.random.default_rng() if self.entropy == "os" else here.rng("noise", here.drawn, *labels)
+
+    def given(self, node: Node, x: Any) -> Any:
+        return x
+
+    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None, over: Any = None) -> list[Ref]:
+        return list(refs)
+
+    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any, over: Any = None) -> Any:
+        if self.at == "client":
+            return node.reduce(refs, weights, over=over, like=like)
+        if over is not None and over != MEAN:
+            raise ScenarioError(f"{self}: got a fold that is no mean; allowed with noise at the server is a mean; use at='client'")
         mean = node.reduce(refs, like=like)
         m = sum(ref.arrived_s is not None for ref in refs)
-        if self.at == "client" or not m:
-            return mean
-        return node.fetch(node.call(self.noised, node.name, mean, self.noise * self.clip_norm / m))
-
-    def bounded(self, here: Here, about: Any, value: Any) -> Any:
-        """At a client: its value with a bounded update, and noise if it adds that."""
-        update = map_leaves(lambda leaf: leaf - about if isinstance(leaf, Params) and about is not None else leaf, _models_only(value))
-        models = [leaf for _, leaf in leaves(update) if isinstance(leaf, Params)]
-        if not models:
-            return update
-        here.cost(flops=4.0 * sum(len(x) for x in models))
-        norm = torch.stack([x.flat.double().square().sum() for x in models]).sum().sqrt()
-        factor = (self.clip_norm / norm.clamp(min=1e-300)).clamp(max=1.0)
-        update = map_leaves(lambda leaf: Params(leaf.spec, leaf.flat * factor.to(leaf.flat.dtype)) if isinstance(leaf, Params) else leaf, update)
-        if self.at == "client":
-            update = self.noised(here, update, self.noise * self.clip_norm)
-        return map_leaves(lambda leaf: about + leaf if isinstance(leaf, Params) and about is not None else leaf, update)
+        return node.fetch(node.call(self.noised, node.name, mean, self.noise * self.clip_norm / m)) if m and self.noise else mean
 
     def noised(self, here: Here, value: Any, deviation: float) -> Any:
-        """A value whose models have Gaussian noise on them."""
-        rng = np.random.default_rng() if self.entropy == "os" else here.rng("noise", here.drawn, here.state.get("noised", 0))
-        here.state["noised"] = here.state.get("noised", 0) + 1
+        """At the server: a value whose models have Gaussian noise on them."""
+        count = here.state.get("noised", 0.0)
+        rng = self.stream(here, "server", count)
+        here.state["noised"] = count + 1.0
 
         def add(leaf: Any) -> Any:
             if not isinstance(leaf, Params):
@@ -138,12 +143,23 @@ class Gaussian(Protection):
 
         return map_leaves(add, value)
 
+    def spent(self, releases: int) -> dict[str, Any]:
+        """Epsilon at `delta`, where each release is private by itself and an accountant is installed."""
+        if not releases:
+            return {}
+        if not self.noise or self.at == "server":
+            return {"releases": releases}
+        try:
+            return {"releases": releases, "epsilon": epsilon(noise=self.noise, rounds=releases, fraction=1.0, delta=self.delta), "delta": self.delta}
+        except MissingExtra:
+            return {"releases": releases}
+
 
 @lru_cache(maxsize=256)
 def epsilon(*, noise: float, rounds: int, fraction: float, delta: float) -> float:
     """Privacy spent by `rounds` of noise multiplier `noise` on a share `fraction` of the clients, each drawn independently: (epsilon, delta)-DP.
 
-    By Renyi accounting (the package dp-accounting). For `at="client"` an update is protected by itself: fraction 1.
+    By Renyi accounting (the package dp-accounting). For `at="client"` a release is protected by itself: fraction 1, and as many rounds as releases.
 
     >>> round(epsilon(noise=1.0, rounds=100, fraction=0.01, delta=1e-5), 2)  # doctest: +SKIP
     0.85
@@ -163,7 +179,7 @@ def epsilon(*, noise: float, rounds: int, fraction: float, delta: float) -> floa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(Protection):
+class Masked(OfSums):
     """Secure aggregation: the server learns the weighted sum of those who arrive, and nothing of one of them.
 
     for each client i:  a key pair (s_i, p_i) and a seed b_i; all p_j come from the server
@@ -190,35 +206,44 @@ class Masked(Protection):
         """Units of the fixed-point code per 1."""
         return 2.0 ** (30 - ceil(log2(self.range)))
 
-    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None) -> list[Ref]:
+    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None, over: Any = None) -> list[Ref]:
         keys = node.map(self.keys, [ref.place for ref in refs], on=None)
         _, _, lost = node.first(keys, len(keys))
         there = [i for i, key in enumerate(keys) if key not in set(lost)]
         public = dict(zip([keys[i].place for i in there], node.fetch([keys[i] for i in there]), strict=True))
-        total = float(sum(weights)) if weights is not None else float(len(refs))
-        each = [(refs[i], (weights[i] if weights is not None else 1.0) / total) for i in there]
-        sealed = node.map(self.mask, [keys[i].place for i in there], public, about, each=each)
+        w = _weights(refs, weights)
+        form = "counted" if isinstance(over, CountedMean) else "slices" if isinstance(over, ScatterSum) else "whole"
+        sealed = node.map(self.mask, [keys[i].place for i in there], public, about, form, each=[(refs[i], w[i] / sum(w)) for i in there])
         out = list(refs)
         for i, ref in zip(there, sealed, strict=True):
             out[i] = ref
         return out
 
-    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any) -> Any:
+    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any, over: Any = None) -> Any:
+        if not (over is None or over in (MEAN, SUM) or isinstance(over, CountedMean | ScatterSum)):
+            raise ScenarioError(f"{self}: got over={over!r}; allowed are means, sums and their forms for slices")
         _, _, lost = node.first(refs, len(refs))
         gone = {ref.place for ref in lost}
         came = [i for i, ref in enumerate(refs) if ref.place not in gone]
-        zero = map_leaves(lambda leaf: leaf * 0 if not isinstance(leaf, str | None) else leaf, like)
+        nothing = over.into if isinstance(over, CountedMean | ScatterSum) else map_leaves(_zero, like)
         if not came:
-            return zero
+            return nothing
         shares = node.map(self.reveal, [refs[i].place for i in came], sorted(gone), on=None)
         _, _, silent = node.first(shares, len(shares))
         if silent:
-            return zero
+            return nothing
         values = node.fetch([refs[i] for i in came])
         total = node.fetch(node.call(self.unmask, node.name, [value["masked"] for value in values], node.fetch(shares)))
-        w = [weights[i] if weights is not None else 1.0 for i in came]
-        part = sum(w) / (float(sum(weights)) if weights is not None else float(len(refs)))
-        return self._decoded(total, like, part, values[0]["about"])
+        w = _weights(refs, weights)
+        sums = total.double() / self.scale  # of the w_i Delta_i of those that came, over the sum of all w
+        if isinstance(over, CountedMean):
+            x = over.into
+            sums, counts = sums[: len(x)], sums[len(x) :]
+            return Params(x.spec, torch.where(counts > 0, sums / counts.clamp(min=1e-300), x.flat.double()).to(x.flat.dtype))
+        if isinstance(over, ScatterSum):
+            return over.into + Params(over.into.spec, (sums * sum(w)).to(over.into.flat.dtype))
+        sums = sums * sum(w) / (1.0 if over == SUM else sum([w[i] for i in came]))
+        return self._decoded(sums, like, values[0]["about"])
 
     def keys(self, here: Here) -> torch.Tensor:
         """At a client: a key pair for this round; the public key."""
@@ -228,12 +253,16 @@ class Masked(Protection):
         here.state["secure"] = {"secret": _tensor(secret.private_bytes_raw()), "own": _tensor(_random(32)), "answered": False}
         return _tensor(secret.public_key().public_bytes_raw())
 
-    def mask(self, here: Here, public: dict[str, torch.Tensor], about: Any, value: Any, weight: float) -> dict[str, Any]:
+    def mask(self, here: Here, public: dict[str, torch.Tensor], about: Any, form: str, value: Any, weight: float) -> dict[str, Any]:
         """At a client: its weighted update in fixed point, masked."""
-        flats = [(leaf - about if about is not None else leaf).flat for _, leaf in leaves(value) if isinstance(leaf, Params)]
-        update = torch.cat(flats).double()
-        if float(update.abs().max()) > self.range:
-            raise RunFailed(f"masked(range={self.range:g}) at '{here.name}': got an update of {float(update.abs().max()):.3g}; use a larger range")
+        models = [leaf for _, leaf in leaves(value) if isinstance(leaf, Params)]
+        if form == "whole":
+            update = torch.cat([torch.zeros(0), *[(leaf - about if about is not None else leaf).flat for leaf in models]]).double()
+        else:  # in the whole model's shape; who holds which of its values is masked too
+            update = torch.cat([_embedded(here.spec, models[0].spec, flat) for flat in _parts(models[0], form)])
+        most = float(torch.nn.functional.pad(update.abs(), (0, 1)).max())
+        if not most <= self.range:
+            raise RunFailed(f"masked(range={self.range:g}) at '{here.name}': got an update of {most:.3g}; use a larger range")
         own = here.state["secure"]
         words = torch.round(update * (weight * self.scale)).long() + _stream(own["own"], len(update))
         here.cost(flops=float(len(public) * (WORD_OPS * len(update) + CURVE_OPS)))
@@ -241,7 +270,9 @@ class Masked(Protection):
         for name, seed in shared.items():
             words += _stream(seed, len(update)) if name > here.name else -_stream(seed, len(update))
         here.state["secure"] = {**own, "shared": shared}
-        zeros = map_leaves(lambda leaf: 0.0 if isinstance(leaf, int | float) else None, value)
+        zeros = map_leaves(
+            lambda leaf: leaf * 0.0 if isinstance(leaf, int | float) or (isinstance(leaf, torch.Tensor) and not leaf.dim()) else None, value
+        )
         named_zeros = zeros if isinstance(zeros, dict) else {}
         return {**named_zeros, "masked": _wrapped(words), "about": about is not None}
 
@@ -265,9 +296,8 @@ class Masked(Protection):
         here.cost(flops=float(WORD_OPS * n * sum(1 + len(share["shared"]) for share in shares)))
         return _wrapped(words)
 
-    def _decoded(self, total: torch.Tensor, like: Any, part: float, is_about: bool) -> Any:
-        """The mean in the shape of `like`: about what the clients started from where they sent models (which `like` then is)."""
-        values = total.double() / (self.scale * part)
+    def _decoded(self, values: torch.Tensor, like: Any, is_about: bool) -> Any:
+        """The fold in the shape of `like`: about what the clients started from where they sent models (which `like` then is)."""
         start = 0
 
         def take(leaf: Any) -> Any:
@@ -289,9 +319,24 @@ class Masked(Protection):
         return _tensor(found.HKDF(algorithm=found.hashes.SHA256(), length=32, salt=None, info=info).derive(agreed))
 
 
-def _models_only(value: Any) -> Any:
-    """The value without the numbers beside its models."""
-    return map_leaves(lambda leaf: leaf * 0.0 if isinstance(leaf, int | float) else leaf, value)
+def _zero(leaf: Any) -> Any:
+    return leaf * 0 if not isinstance(leaf, str | None) else leaf
+
+
+def _weights(refs: Sequence[Ref], weights: Sequence[float] | None) -> list[float]:
+    return [1.0] * len(refs) if weights is None else [float(w) for w in weights]
+
+
+def _parts(x: Params, form: str) -> list[torch.Tensor]:
+    """A slice's values, and where they are counted ones beside them."""
+    return [x.flat, torch.ones_like(x.flat)] if form == "counted" else [x.flat]
+
+
+def _embedded(whole: ModelSpec, spec: ModelSpec, flat: torch.Tensor) -> torch.Tensor:
+    """A slice's values among the whole model's, zeros elsewhere."""
+    sums = torch.zeros(whole.size, dtype=torch.float64)
+    whole.places(spec).add(sums, flat, 1.0)
+    return sums
 
 
 def _cryptography() -> Any:

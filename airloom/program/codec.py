@@ -23,8 +23,9 @@ import torch
 from airloom.errors import ScenarioError
 from airloom.models.module import ModelSpec
 from airloom.models.params import Params
+from airloom.program.protection import guarded
 from airloom.program.ref import Ref
-from airloom.program.tree import Path, leaves
+from airloom.program.tree import Path, leaves, replaced
 
 if TYPE_CHECKING:
     from airloom.program.here import Here
@@ -108,21 +109,23 @@ def codec_of(fn: Callable[..., Any]) -> tuple[Codec | None, bool]:
 
 
 def coded(
-    here: Here, fn: Callable[..., Any], args: tuple[Any, ...], value: Any, codes: dict[Path, Code] | None = None
-) -> tuple[dict[Path, Params], dict[Path, int]]:
-    """What others get for the Params of a call's value, and how many bytes they weigh, by path; in a dry run the bytes alone.
+    here: Here, fn: Callable[..., Any], args: tuple[Any, ...], value: Any, codes: dict[Path, Any] | None = None
+) -> tuple[dict[Path, Any], dict[Path, int]]:
+    """What others get for leaves of a call's value, protected and encoded, and the bytes of encoded ones, by path; in a dry run the bytes alone.
 
     `codes` takes what is sent for them.
     """
     codec, is_chain = codec_of(fn)
+    got = dict(guarded(here, fn, args, value))
+    if codes is not None:
+        codes.update(got)
     if codec is None or not here.holds_data:
-        return {}, {}
+        return got, {}
     known = [] if is_chain else [(path, leaf) for path, leaf in leaves(args) if isinstance(leaf, Params)]
     name = fn.__name__
     count = here.state.get(f"codec/{name}", 0.0) if codec.is_random and not here.is_dry else 0.0
-    got: dict[Path, Params] = {}
     sizes: dict[Path, int] = {}
-    for path, v in leaves(value):
+    for path, v in leaves(replaced(value, got)):
         if not isinstance(v, Params) or not len(v):
             continue
         sizes[path] = codec.size_bytes(len(v), v.flat.element_size()) + v.spec.index_bytes + FLAG_BYTES

@@ -7,6 +7,7 @@ function at its start instead.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from airloom.clock.rng import generator, seed_of
 from airloom.errors import ScenarioError
 from airloom.models import train as learn
-from airloom.models.batch import Batch, Batches
+from airloom.models.batch import Batch, Batches, map_inputs
 from airloom.models.endpoint import Endpoint
 from airloom.models.module import ModelSpec
 from airloom.models.params import Params
@@ -70,11 +71,14 @@ class StateView(dict[str, Any]):
 
 
 class DryData:
-    """A device's data without its contents: sizes and label counts are real, rows are shapes."""
+    """A device's data without its contents: sizes and label counts are real, rows are shapes, or zeros (`fill`)."""
 
-    def __init__(self, data: DeviceData, note: Callable[[tuple[str, Any]], None]) -> None:
+    def __init__(
+        self, data: DeviceData, note: Callable[[tuple[str, Any]], None] = lambda read: None, fill: Callable[[Batch], Batch] = lambda batch: batch
+    ) -> None:
         self._data = data
         self._note = note
+        self._fill = fill
 
     def __len__(self) -> int:
         self._note(("samples", None))
@@ -93,16 +97,25 @@ class DryData:
 
     def rows(self, ids: Any) -> Batch:
         """Shapes of these rows."""
-        return self._data.shaped(len(ids))
+        return self._fill(self._data.shaped(len(ids)))
 
     def all(self) -> Batch:
         """Shapes of all rows."""
-        return self._data.shaped(len(self))
+        return self._fill(self._data.shaped(len(self)))
 
     @property
     def validation(self) -> Any:
         """The validation part, without its contents."""
-        return DryData(self._data.validation, self._note)
+        return DryData(self._data.validation, self._note, self._fill)
+
+
+def _zeros(batch: Batch) -> Batch:
+    """A batch of that shape whose rows are zeros."""
+
+    def zero(t: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(t.shape, dtype=t.dtype)
+
+    return Batch(map_inputs(zero, batch.x), zero(batch.y), None, None, batch.classes)
 
 
 class Here:
@@ -132,6 +145,7 @@ class Here:
         drawn: int,
         seed: int,
         is_dry: bool = False,
+        is_blank: bool = False,
         trainer: learn.Trainer = learn.eager,
     ) -> None:
         self._trainer = trainer
@@ -142,6 +156,7 @@ class Here:
         self._task = task
         self._seed = seed
         self.is_dry = is_dry
+        self._is_blank = is_blank
         self.reads: dict[tuple[str, Any], None] = {}
         self.state = StateView(state, self._note)
         self.drawn = drawn  # samples drawn so far, this call included
@@ -156,6 +171,17 @@ class Here:
     def _note(self, read: tuple[str, Any]) -> None:
         if self.is_dry:
             self.reads[read] = None
+
+    def blank(self) -> Here:
+        """This place where nothing is learned: no state, rows of zeros, training and gradients that move nothing."""
+        return Here(
+            name=self._name, device=self._device, facts=self._facts, start_s=self._start_s, state={}, task=self._task, drawn=0, seed=self._seed,
+            is_blank=True,
+        )  # fmt: skip
+
+    def _unlearned(self, steps: int, samples: int) -> TrainLog:
+        """The log of work that was not done."""
+        return TrainLog(loss=0.0, loss_by=defaultdict(float), grad_square=0.0, steps=steps, samples=samples)
 
     # --- what there is ----------------------------------------------------------------------------------------------------------------
 
@@ -219,6 +245,8 @@ class Here:
     @property
     def data(self) -> Any:
         """This device's own data: `.rows(ids) .all() .counts .batches(size) .validation`."""
+        if self._is_blank:
+            return DryData(self._own(), fill=_zeros)
         return DryData(self._own(), self._note) if self.is_dry else self._own()
 
     @property
@@ -243,8 +271,8 @@ class Here:
     def peek(self, size: int) -> Batch:
         """The batch that the next draw of `size` samples will give, not consumed."""
         own = self._own()
-        if self.is_dry:
-            return own.shaped(size)
+        if self.is_dry or self._is_blank:
+            return own.shaped(size) if self.is_dry else _zeros(own.shaped(size))
         return own.rows(self._ids(size))
 
     def _ids(self, count: int) -> np.ndarray:
@@ -311,6 +339,9 @@ class Here:
         """
         if steps == 0:
             return x
+        if self._is_blank:
+            self._log = self._unlearned(steps, steps * batch_size)
+            return x
         seed = self._dropout_seed()
         batches = self._batches(steps, batch_size, data)
         x, self._log = learn.train(
@@ -331,6 +362,9 @@ class Here:
 
     def grad(self, x: Params, batch: Batch | None = None, *, objective: Any = None, wrt: Any = "params") -> Any:
         """Gradient of the objective at x on `batch` (default: all own data)."""
+        if self._is_blank and wrt == "params":
+            self._log = self._unlearned(1, len(batch or self.data))
+            return x.zeros()
         result, self._log = learn.grad(
             x, batch or self.data.all(), objective=objective or self._task.objective, wrt=wrt, seed=self._dropout_seed(), cost=self.spent
         )
@@ -338,6 +372,8 @@ class Here:
 
     def loss(self, x: Params, batch: Batch | None = None, *, objective: Any = None) -> float:
         """The objective at x on `batch` (default: all own data)."""
+        if self._is_blank:
+            return 0.0
         return learn.loss(x, batch or self.data.all(), objective=objective or self._task.objective, cost=self.spent)
 
     def forward(self, x: Params, batch: Any, *, keep: bool = False, until: str | None = None) -> Any:

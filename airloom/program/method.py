@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from airloom.errors import ScenarioError
 from airloom.program.codec import Codec
 from airloom.program.node import Node
+from airloom.program.protection import Protection, Unprotected
 
 State = dict[str, Any]
 
@@ -77,6 +78,7 @@ class Method(ABC):
 
     Arguments:
         codec: what clients send in place of their models (see `airloom.program.codec`); None sends them as they are. Every method has this field.
+        protect: what is done to values before they leave the clients (see `airloom.program.protection`): nothing. Every method has this field.
     """
 
     paper: ClassVar[str] = ""
@@ -86,9 +88,15 @@ class Method(ABC):
     kinds: ClassVar[tuple[str, ...]] = ("classification", "next_token", "regression")
 
     codec: Codec | None = field(default=None, metadata={"socket": "codec"})  # its parts are in a room below; names are resolved above
+    protect: Protection = field(default=Unprotected(), metadata={"socket": "protect", "is_neutral": True})
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.protect.is_local and any([f.name == "protect" and "socket" in f.metadata for f in fields(self)]):
+            raise ScenarioError(
+                f"{type(self).__name__}.protect: got {self.protect}, which protects sums; this method folds no sum that is known before its clients' "
+                f"values are sent; allowed is what protects each value by itself: gaussian(clip_norm=..., noise=...), or none (docs/protect.md)"
+            )
 
     @abstractmethod
     def init(self, node: Node, x: Any) -> State:

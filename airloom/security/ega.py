@@ -25,16 +25,16 @@ from torch import Tensor
 from airloom.clock.rng import generator
 from airloom.models.params import Params
 from airloom.parts.blockcode import BATCH, Code, code_flops, coded, orthogonal, rounded, trained, untrained
-from airloom.parts.protect import Protection
 from airloom.program.here import Here
 from airloom.program.method import ranged
 from airloom.program.node import Node
+from airloom.program.protection import OfSums
 from airloom.program.ref import Ref
 from airloom.program.tree import leaves, map_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
-class EGA(Protection):
+class EGA(OfSums):
     """Encoded aggregation for any method with the field `protect`: `FedAvg(protect=EGA())`.
 
     Arguments:
@@ -59,7 +59,8 @@ class EGA(Protection):
     groups: int = ranged(1, 1000, default=8)
     steps: int = ranged(1, 1_000_000, default=1500)
 
-    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None) -> list[Ref]:
+    def seal(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, about: Any = None, over: Any = None) -> list[Ref]:
+        self.check_mean(over)
         p = [1.0] * len(refs) if weights is None else [float(w) for w in weights]
         total = sum(p)
         v = node.map(self.weighed, [r.place for r in refs], about, each=[(r, len(refs) * p_i / total) for r, p_i in zip(refs, p, strict=True)])
@@ -74,7 +75,7 @@ class EGA(Protection):
             out[i] = r
         return out
 
-    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any) -> Any:
+    def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any, over: Any = None) -> Any:
         late = node.first(refs, len(refs))[2]
         if not (came := [r for r in refs if r not in late]):
             return map_leaves(lambda leaf: leaf * 0 if not isinstance(leaf, str | None) else leaf, like)
