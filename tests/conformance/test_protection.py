@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from airloom import jobs
 from airloom.engines.host import Packet
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
@@ -17,6 +18,8 @@ from airloom.parts import protect
 from airloom.parts.protect import Gaussian, Masked
 from airloom.program.method import Method
 from airloom.program.tree import leaves
+from airloom.resolve import find_function, find_method
+from airloom.runner import Options
 from tests.conformance.test_methods import METHODS, every_method, go, make, smallest
 from tests.stars import Local, simulated_run, star_run, star_scenario
 
@@ -155,3 +158,12 @@ def test_a_run_with_noise_goes_on_from_a_checkpoint(tmp_path: Any, monkeypatch: 
     assert rest.run.summary["digest"] == whole.run.summary["digest"]
     assert rest.run.summary["privacy"] == whole.run.summary["privacy"]
     assert whole.run.summary["privacy"]["releases"] == 2 * 5  # dx and dc, per round
+
+
+@pytest.mark.parametrize("text", ["fedavg", "fedbuff", "fedbuff:protect=gaussian(noise=0.5)", "fedavg:protect=masked(range=64.0)"])
+def test_a_node_opens_a_job_with_a_protection(text: str) -> None:
+    candidate = find_method(text)
+    method = candidate.make({}, {})
+    world = jobs.World(name="lab", text="lab", function=find_function("lab"), fields={})
+    job = jobs.job_of(candidate, method, text, world, 0, "flower", Options())
+    assert jobs.opener([])(json.loads(json.dumps(job.describe()))).method == method
