@@ -550,6 +550,7 @@ def summary_of(run: Run | Record) -> dict[str, Any]:
         "status": run.status,
         "error": summary.get("error"),
         "digest": summary.get("digest"),
+        **({"privacy": summary["privacy"]} if "privacy" in summary else {}),
         "out": None if folder is None else str(folder),
     }
 

@@ -217,6 +217,10 @@ def _open_flower(job: Job, scenario: Scenario) -> MeasuredWorld:
     )  # fmt: skip
 
 
+# whose classes the fields of a job may be of
+_FIELDS = ("airloom.parts.", "airloom.program.protection:", "airloom.tasks.", "airloom.network.", "airloom.models.")
+
+
 def opener(allow: Sequence[str]) -> Callable[[Mapping[str, Any]], Opened]:
     """What turns a job into objects on a node, for methods and scenarios of airloom and of these files only (by name; the node's copies)."""
     files = {Path(file).name: str(Path(file).resolve()) for file in allow}
@@ -237,7 +241,7 @@ def opener(allow: Sequence[str]) -> Callable[[Mapping[str, Any]], Opened]:
         """Refuse classes other than those of the rooms that fields are made of."""
         if isinstance(tree, dict):
             named = tree.get("class")
-            if named is not None and not str(named).startswith(("airloom.parts.", "airloom.tasks.", "airloom.network.", "airloom.models.")):
+            if named is not None and not str(named).startswith(_FIELDS):
                 raise ScenarioError(f"job: got a value of class {str(named)[:200]!r}; allowed are airloom's parts, tasks and networks")
             for value in tree.values():
                 check_values(value)

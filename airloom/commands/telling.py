@@ -59,6 +59,10 @@ def run_line(summary: Mapping[str, Any]) -> str:
     costs += [f"up {human('bytes', summary['bytes_up'])}", f"down {human('bytes', summary['bytes_down'])}", human("joules", summary["joules"])]
     where = f"{summary['label']} in {summary['scenario']}, seed {summary['seed']}"
     line = f"{where}: {', '.join(metrics) or 'not evaluated'}; {', '.join(costs)}, {summary['rounds']} rounds ({summary['status']})"
+    if "privacy" in summary:
+        told = summary["privacy"]
+        spent = f"epsilon {told['epsilon']:.3g} at delta {told['delta']:g}" if "epsilon" in told else "no epsilon is known"
+        line += f"; privacy of a client after {told['releases']} releases: {spent}"
     target = summary["target"]
     if target is None:
         return escape(line)

@@ -5,6 +5,9 @@ a run is `airloom run`: it starts a Flower run, takes its ServerApp's task itsel
 node (`airloom node`) speaks the SuperNode's protocol. It runs no code that a message or a Flower app brings: the app of our runs is empty, and what a
 node does with a packet is decided by `host`. Model and data are loaded once per node, not once per message.
 
+A message costs some 18 requests whatever it holds, so packets that leave together for one node share one. The node answers a message when it has done
+all that it was given, or `_SHARE_S` later with what it has done by then; for the rest the server sends it an empty one.
+
 Two more locks: nodes take packets only with the server's signature, so that nobody else who may start runs on the SuperLink can use them; and the
 server uses only nodes whose key is in the deployment's folder, whoever else has registered at the SuperLink.
 
@@ -44,6 +47,8 @@ MESSAGE_TYPE = "query.airloom"
 TTL_S = 24 * 3600.0
 _RETRY_S = 60.0  # for a SuperLink that does not answer
 _PARTS_S = 5.0  # for the parts of a message that is announced
+_SHARE_S = 0.5  # that a node waits for more answers to send together
+_SHARE_BYTES = 32 << 20  # in one message
 _BEAT_S = 10.0  # between two signs of life of a node; the SuperLink gives a node up after twice that
 _APP = {
     "pyproject.toml": b"""[project]
@@ -177,6 +182,11 @@ class SuperLink(Transport):
         self.flwr = flwr = find_flower(home)
         self.names = {key.strip(): name for name, key in keys.items()}
         self.grid: Any = None
+        self.count = 0
+        self.waiting: dict[Any, list[tuple[int, Packet]]] = {}
+        self.messages: dict[Any, tuple[Any, list[int]]] = {}  # that have no answer yet: to whom, with which packets
+        self.old: set[Any] = set()  # of these, sent to a node that was lost since then
+        self.owed: dict[Any, dict[int, None]] = {}  # packets without an answer, by node
         self._is_over = threading.Event()
         httpx = flwr.httpx
         try:
@@ -255,19 +265,54 @@ class SuperLink(Transport):
         return {self.names[node.public_key.strip()]: node.node_id for node in nodes if node.public_key.strip() in self.names}
 
     def send(self, address: Any, packet: Packet) -> Any:
+        self.count += 1
+        self.waiting.setdefault(address, []).append((self.count, packet))
+        return self.count
+
+    def deliver(self) -> None:
+        waiting, self.waiting = self.waiting, {}
+        for address, packets in waiting.items():
+            for bundle in bundles(packets):
+                self._push(address, bundle)
+                self.owed.setdefault(address, {}).update(dict.fromkeys([number for number, _ in bundle]))
+
+    def _push(self, address: Any, bundle: Sequence[tuple[int, Packet]]) -> None:
+        """Send packets to a node, or none: then it is asked for what it still owes."""
         flwr = self.flwr
-        content = {"own": flwr.ConfigRecord({"head": packet.head, "body": packet.body, "signature": packet.signature})}
-        content["shared"] = flwr.ConfigRecord({"body": packet.shared})  # a record of its own: the SuperLink keeps equal ones once
+        content = {name: flwr.ConfigRecord(fields) for name, fields in written(bundle).items()}
         with self._talking():
             tickets = list(self.grid.push_messages([flwr.Message(flwr.RecordDict(content), address, MESSAGE_TYPE, ttl=TTL_S)]))
         if not tickets or tickets[0] is None:
-            raise RunFailed(f"SuperLink: it took no message of {len(packet.body) + len(packet.shared)} bytes; send less at once")
-        return tickets[0]
+            size = sum([len(packet.body) + len(packet.shared) for _, packet in bundle])
+            raise RunFailed(f"SuperLink: it took no message of {size} bytes; send less at once")
+        self.messages[tickets[0]] = (address, [number for number, _ in bundle])
 
     def answers(self, tickets: Sequence[Any]) -> list[tuple[Any, Packet | None]]:
+        wanted = set(tickets)
         with self._talking():
-            found = list(self.grid.pull_messages(list(tickets)))
-        return [(message.metadata.reply_to_message_id, None if message.has_error() else _packet_of(message)) for message in found]
+            came = list(self.grid.pull_messages(list(self.messages))) if self.messages else []
+        found: list[tuple[Any, Packet | None]] = []
+        for message in came:
+            ticket = message.metadata.reply_to_message_id
+            address = self.messages.pop(ticket)[0]
+            owed = self.owed.get(address, {})
+            answered: Sequence[tuple[int, Packet | None]] | None = read(message)
+            if message.has_error():  # none of it will come
+                answered = [] if ticket in self.old else [(number, None) for number in owed]
+            elif answered is None:  # it cannot be read, so the first answer cannot
+                answered = [(number, Packet("")) for number in list(owed)[:1]]
+            for number, packet in answered:
+                if number in owed:
+                    del owed[number]
+                    found.append((number, packet))
+        for address, owed in self.owed.items():
+            if gone := [number for number in owed if number not in wanted]:  # given up, as the node was; its messages may have gone with it
+                for number in gone:
+                    del owed[number]
+                self.old |= {ticket for ticket, (to, numbers) in self.messages.items() if to == address and not owed.keys() & set(numbers)}
+            if owed and not any([to == address and ticket not in self.old for ticket, (to, _) in self.messages.items()]):
+                self._push(address, [])
+        return found
 
     def close(self, error: str | None) -> None:
         if self.grid is None or self._is_over.is_set():
@@ -281,16 +326,47 @@ class SuperLink(Transport):
         self.grid.close()
 
 
-def _packet_of(message: Any) -> Packet:
-    """The packet in a message; one that cannot be a packet has an empty head, which is refused further on."""
+def bundles(packets: Sequence[tuple[int, Packet]]) -> list[list[tuple[int, Packet]]]:
+    """Packets that share a message: what a node must answer at once goes alone, and no message is larger than it may be.
+
+    >>> [len(bundle) for bundle in bundles([(1, Packet("a")), (2, Packet('{"kind": "ping"}')), (3, Packet("b"))])]
+    [1, 2]
+    """
+    found = [[pair] for pair in packets if _is_ping(pair[1])]
+    size = _SHARE_BYTES
+    for number, packet in packets:
+        if _is_ping(packet):
+            continue
+        own = len(packet.head) + len(packet.body) + len(packet.shared)
+        if size + own > _SHARE_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append((number, packet))
+        size += own
+    return found
+
+
+def written(bundle: Sequence[tuple[int, Packet]]) -> dict[str, dict[str, list[Any]]]:
+    """The records of a message. What packets share is there once, in a record of its own: the SuperLink keeps equal ones once."""
+    shared = list(dict.fromkeys([packet.shared for _, packet in bundle]))
+    own = {
+        "numbers": [number for number, _ in bundle], "heads": [packet.head for _, packet in bundle], "bodies": [packet.body for _, packet in bundle],
+        "signatures": [packet.signature for _, packet in bundle], "shared": [shared.index(packet.shared) for _, packet in bundle],
+    }  # fmt: skip
+    return {"own": own, "shared": {"bodies": shared}}
+
+
+def read(message: Any) -> list[tuple[int, Packet]] | None:
+    """The packets in a message, with their numbers; None if it is none of ours."""
     try:
-        own = message.content["own"]
-        shared = message.content["shared"]["body"] if "shared" in message.content else b""
-        head, body, signature = own["head"], own["body"], own.get("signature", b"")
-    except (KeyError, ValueError, TypeError):
-        return Packet("")
-    is_good = isinstance(head, str) and isinstance(body, bytes) and isinstance(shared, bytes) and isinstance(signature, bytes)
-    return Packet(head, body, shared, signature) if is_good else Packet("")
+        own, bodies = message.content["own"], list(message.content["shared"]["bodies"])
+        columns = [list(own[name]) for name in ("numbers", "heads", "bodies", "signatures", "shared")]
+        found = [(number, Packet(head, body, bodies[k], signature)) for number, head, body, signature, k in zip(*columns, strict=True)]
+    except (KeyError, ValueError, TypeError, IndexError):
+        return None
+    kinds = (str, bytes, bytes, bytes)
+    is_good = all([type(number) is int and all([type(part) is kind for part, kind in zip(packet, kinds, strict=True)]) for number, packet in found])
+    return found if is_good else None
 
 
 # --- a node's side --------------------------------------------------------------------------------------------------------------------
@@ -298,6 +374,26 @@ def _packet_of(message: Any) -> Packet:
 
 class Refused(Exception):
     """The SuperLink does not let this node in."""
+
+
+class Owed:
+    """What a node still owes a run: messages without an answer, how many packets came, and which are done."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.count = 0
+        self.done: list[tuple[int, Packet]] = []
+        self.since_s = 0.0  # when the first of these was done
+
+    def is_time(self, now_s: float) -> bool:
+        """Whether to send what is done."""
+        is_full = sum([len(packet.body) for _, packet in self.done]) > _SHARE_BYTES
+        return bool(self.messages and self.done) and (len(self.done) == self.count or now_s - self.since_s > _SHARE_S or is_full)
+
+    def sent(self) -> None:
+        """What was done is owed no more."""
+        self.count -= len(self.done)
+        self.messages, self.done = self.messages[1:], []
 
 
 class Fleet:
@@ -315,8 +411,9 @@ class Fleet:
         self.host = host
         self.address, self.ca, self.key, self.say = address, ca, key, say
         self.is_over = threading.Event()
-        self.work: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.done: queue.SimpleQueue[tuple[Any, Packet]] = queue.SimpleQueue()
+        self.work: queue.SimpleQueue[tuple[int, int, Packet]] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[tuple[int, int, Packet]] = queue.SimpleQueue()
+        self.runs: dict[int, Owed] = {}
 
     def serve(self, patience_s: float) -> None:
         """Answer until `is_over` is set. A SuperLink that goes away is waited for.
@@ -378,24 +475,46 @@ class Fleet:
                 message = self._pull(client, node, answer.messages_list[0], answer.message_object_trees[0])
                 is_busy = True
                 if message is not None:
-                    packet = _packet_of(message)
-                    if _is_ping(packet):  # answered also while a call runs
-                        self.done.put((message, self.host.answer(packet)))
-                    else:
-                        self.work.put((message, packet))
+                    self._take(client, node, message)
             while not self.done.empty():
-                self._push(client, node, *self.done.get())
-                is_busy = True
+                self._keep(*self.done.get())
+            for owed in self.runs.values():
+                if owed.is_time(time.monotonic()):
+                    self._push(client, node, owed.messages[0], owed.done)
+                    owed.sent()
+                    is_busy = True
             pause_s = 0.02 if is_busy else min(1.4 * pause_s, 0.5)
             if not is_busy:
                 with contextlib.suppress(queue.Empty):
-                    self.done.put(self.done.get(timeout=pause_s))
+                    self._keep(*self.done.get(timeout=pause_s))
+
+    def _take(self, client: Any, node: Any, message: Any) -> None:
+        """Begin what a message asks for."""
+        packets, run = read(message), int(message.metadata.run_id)
+        if packets is None:  # not ours
+            self._push(client, node, message, [])
+        elif len(packets) == 1 and _is_ping(packets[0][1]):  # answered also while a call runs
+            self._push(client, node, message, [(packets[0][0], self.host.answer(packets[0][1]))])
+        else:
+            if run not in self.runs:
+                self.runs = {run: Owed()}
+            owed = self.runs[run]
+            owed.messages.append(message)
+            owed.count += len(packets)
+            for number, packet in packets:
+                self.work.put((run, number, packet))
+
+    def _keep(self, run: int, number: int, answer: Packet) -> None:
+        """Something is done; for a run that is over nobody waits."""
+        owed = self.runs.get(run, Owed())
+        owed.since_s = owed.since_s if owed.done else time.monotonic()
+        owed.done.append((number, answer))
 
     def _work(self) -> None:
         """Answer packets one after another."""
         while not self.is_over.is_set():
-            message, packet = self.work.get()
-            self.done.put((message, self.host.answer(packet)))
+            run, number, packet = self.work.get()
+            self.done.put((run, number, self.host.answer(packet)))
 
     def _pull(self, client: Any, node: Any, head: Any, tree: Any) -> Any:
         """The whole message, or None if its parts are gone."""
@@ -418,11 +537,10 @@ class Fleet:
         whole.metadata.__dict__["_message_id"] = message_id
         return whole
 
-    def _push(self, client: Any, node: Any, message: Any, packet: Packet) -> None:
-        """Send an answer."""
+    def _push(self, client: Any, node: Any, message: Any, answers: Sequence[tuple[int, Packet]]) -> None:
+        """Send answers."""
         flwr = self.flwr
-        record = flwr.ConfigRecord({"head": packet.head, "body": packet.body})
-        reply = flwr.Message(flwr.RecordDict({"own": record}), reply_to=message)
+        reply = flwr.Message(flwr.RecordDict({name: flwr.ConfigRecord(fields) for name, fields in written(answers).items()}), reply_to=message)
         try:
             with flwr.no_object_id_recompute():
                 reply.metadata.__dict__["_message_id"] = reply.object_id

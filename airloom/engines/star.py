@@ -61,7 +61,11 @@ class Transport(ABC):
 
     @abstractmethod
     def send(self, address: Any, packet: Packet) -> Any:
-        """Send a packet; return a ticket for its answer."""
+        """Take a packet that leaves by the next `deliver`; return a ticket for its answer."""
+
+    @abstractmethod
+    def deliver(self) -> None:
+        """Let all packets leave now; those for one machine may travel together."""
 
     @abstractmethod
     def answers(self, tickets: Sequence[Any]) -> list[tuple[Any, Packet | None]]:
@@ -446,6 +450,7 @@ class StarWorld(MeasuredWorld):
             for place in self.places.values():
                 while place.queue and place.running is None and self._begin_call(place, place.queue[0]):
                     is_new = True
+        self.transport.deliver()
 
     def _begin_call(self, place: Place, call: Call) -> bool:
         """Begin a call; False if an argument is still on its way."""
@@ -514,6 +519,7 @@ class StarWorld(MeasuredWorld):
     def _take_answers(self, wait_s: float) -> bool:
         """Take what has come; wait a little where nothing has."""
         self.polled_s = time.monotonic()
+        self.transport.deliver()
         found = self.transport.answers(list(self.tickets)) if self.tickets else []
         for ticket, packet in found:
             known = self.tickets.pop(ticket, None)

@@ -39,7 +39,8 @@ DTYPES = {
     for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 }  # fmt: skip
 _SCALARS = frozenset((*(set(DTYPES) - {"bfloat16"}), "uint16", "uint32", "uint64"))
-_ROOMS = ("airloom.models.", "airloom.parts.", "airloom.program.codec")  # whose frozen values may travel, besides those of the method's own modules
+# whose frozen values may travel, besides those of the method's own modules
+_ROOMS = ("airloom.models.", "airloom.parts.", "airloom.program.codec", "airloom.program.protection")
 _TEXTS = frozenset(("init", "round", "done", "finish", "predict", "run"))  # of the root; never run at a node
 
 

@@ -7,7 +7,8 @@
 Paper: Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022,
 arXiv 2106.06639, Algorithm 1; s with a = 1/2 from its experiments.
 Symbols: x global model, Delta_k update, K `buffer`, M `concurrency`, eta_g `server_lr`, a `staleness_power`, H `local_steps` (Q), eta_l `lr`.
-Left out: secure aggregation and differential privacy of the buffer. A "round" is one server step. Ours: `refill="step"`.
+Left out: secure aggregation (who is in the buffer is known too late for masks), noise of the buffer as a whole. A "round" is one server step.
+Ours: `refill="step"`.
 """
 
 from __future__ import annotations

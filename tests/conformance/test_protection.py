@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from airloom import jobs
 from airloom.engines.host import Packet
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
@@ -17,6 +18,8 @@ from airloom.parts import protect
 from airloom.parts.protect import Gaussian, Masked
 from airloom.program.method import Method
 from airloom.program.tree import leaves
+from airloom.resolve import find_function, find_method
+from airloom.runner import Options
 from tests.conformance.test_methods import METHODS, every_method, go, make, smallest
 from tests.stars import Local, simulated_run, star_run, star_scenario
 
@@ -25,7 +28,7 @@ REFUSED = {"centralized"}  # its clients send labels, which are integers
 SILENT = {"local_only"}  # nothing leaves its clients
 # what a function returns is a model, so that the update is its difference to the model that came down; of the others it is the value itself
 MODELS = {
-    "ditto", "fedavg", "fedper", "fedprox", "fedrolex", "flexlora", "heterofl", "oort", "sequential_fl", "tap", "whale_fl",
+    "ditto", "fedavg", "fedper", "fedprox", "fedrolex", "flexlora", "heterofl", "local_only", "oort", "sequential_fl", "tap", "whale_fl",
 }  # fmt: skip
 ONCE = {"oort", "whale_fl"}  # whom they take, and how wide, follows from measured seconds
 SUMS = {
@@ -83,7 +86,6 @@ def test_what_leaves_a_device_is_bounded(name: str) -> None:
 
     local.on_packet, local.on_answer = asked, answered
     star_run(star_scenario(adapts=METHODS[name].adapts), method, transport=local, rounds=2)
-    print(norms)
     assert norms or name in SILENT
     assert all(norm <= C * (1 + 1e-5) for norm in norms)  # float32: relative 6e-8 per value, and x + Delta rounds at the size of x
     assert name in SILENT or sum(norm > C / 2 for norm in norms) >= len(norms) / 2  # the bound is at work
@@ -156,3 +158,12 @@ def test_a_run_with_noise_goes_on_from_a_checkpoint(tmp_path: Any, monkeypatch: 
     assert rest.run.summary["digest"] == whole.run.summary["digest"]
     assert rest.run.summary["privacy"] == whole.run.summary["privacy"]
     assert whole.run.summary["privacy"]["releases"] == 2 * 5  # dx and dc, per round
+
+
+@pytest.mark.parametrize("text", ["fedavg", "fedbuff", "fedbuff:protect=gaussian(noise=0.5)", "fedavg:protect=masked(range=64.0)"])
+def test_a_node_opens_a_job_with_a_protection(text: str) -> None:
+    candidate = find_method(text)
+    method = candidate.make({}, {})
+    world = jobs.World(name="lab", text="lab", function=find_function("lab"), fields={})
+    job = jobs.job_of(candidate, method, text, world, 0, "flower", Options())
+    assert jobs.opener([])(json.loads(json.dumps(job.describe()))).method == method
