@@ -44,6 +44,7 @@ def run(
     engine: str = "simulated",
     address: str | None = None,
     executor: str = "auto",
+    device: str = "cpu",
     fast: str = "auto",
     workers: int | None = None,
     eval_every: int = 1,
@@ -66,7 +67,7 @@ def run(
     budget : any of seconds, bytes, joules, rounds; None takes the scenario's.
     engine : "simulated", or on real machines "ray" (see docs/ray.md) or "flower" (see docs/deploy_flower.md).
     address : HOST:PORT of the Ray cluster to join, or of the SuperLink; None starts a cluster here, or takes the deployment that is up here.
-    executor, fast, workers, eval_every, checkpoint_every_s, log_payloads, timeline : see `airloom.runner.Options`.
+    executor, device, fast, workers, eval_every, checkpoint_every_s, log_payloads, timeline : see `airloom.runner.Options`.
     out : folder of the record, made here; "auto" takes a fresh one below `runs/`, None keeps no record.
     progress : called with every point of the curve.
 
@@ -87,6 +88,7 @@ def run(
     """
     options = Options(
         executor=executor,
+        device=device,
         fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
@@ -173,6 +175,7 @@ def compare(
     engine: str = "simulated",
     address: str | None = None,
     executor: str = "auto",
+    device: str = "cpu",
     fast: str = "auto",
     workers: Workers = None,
     eval_every: int = 1,
@@ -195,7 +198,7 @@ def compare(
     address : of the Ray cluster, for `workers="ray"` or `engine="ray"`; None starts one on this machine.
     out : folder of the comparison, made here; "auto" takes a fresh one below `runs/`.
     progress : called with every event of a run, see `airloom.jobs.Event`.
-    scenario, target, stop_at_target, budget, engine, executor, fast, eval_every, checkpoint_every_s, log_payloads, timeline : as in `run`.
+    scenario, target, stop_at_target, budget, engine, executor, device, fast, eval_every, checkpoint_every_s, log_payloads, timeline : as in `run`.
 
     Returns
     -------
@@ -207,6 +210,7 @@ def compare(
     """
     options = Options(
         executor=executor,
+        device=device,
         fast=fast,
         stop_at_target=stop_at_target,
         budget=budget,
@@ -295,7 +299,7 @@ def request_of(
         engine=engine,
         options=options,
     )
-    if options.executor == "auto" and len(methods) * seeds > 1:  # processes serve better across runs than inside of each
+    if options.executor == "auto" and options.device == "cpu" and len(methods) * seeds > 1:  # processes serve better across runs than inside of each
         options = replace(options, executor="loop")
     request = replace(request, options=replace(options, target=_target(target, request.scenario)))
     for job in request.jobs(request.methods(), request.seeds[0], request.options):
@@ -327,6 +331,8 @@ def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers
     """Tune, run and compare; `first` holds each method's job for the first seed. A Ctrl-C says in which folder to go on."""
     tell = progress or (lambda event: None)
     processes = workers or cores()
+    if first[0].options.device != "cpu" and workers != "ray":
+        processes = 1  # forked processes cannot use a GPU
     if first[0].options.executor == "pool" and workers != "ray":
         first, processes = [replace(job, options=replace(job.options, workers=workers)) for job in first], 1
     tuned: dict[str, Any] = {}

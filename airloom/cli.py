@@ -145,7 +145,8 @@ AllowedFiles = Annotated[
     list[str], typer.Option("--allow", metavar="FILE", help="Your own methods and scenarios that nodes may use", show_default=False)
 ]
 NodeName = Annotated[str, typer.Argument(metavar="NAME", help="Of the node", show_default=False)]
-Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop or pool")]
+Executor = Annotated[str, typer.Option("--executor", help="What computes the numbers: auto, loop, pool or stacked")]
+Device = Annotated[str, typer.Option("--device", help="Where training steps run: cpu, cuda or cuda:NUMBER")]
 Rung = Annotated[str, typer.Option("--fast", help="How training steps run: auto, off (the plain loop), replay, compile or kernel")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given", show_default=False)]
 Spread = Annotated[
@@ -196,6 +197,7 @@ def run(
     engine: Engine = "simulated",
     address: Address = None,
     executor: Executor = "auto",
+    device: Device = "cpu",
     fast: Rung = "auto",
     workers: Workers = None,
     fields: SetFields = [],  # noqa: B006  (typer reads it only)
@@ -222,6 +224,7 @@ def run(
 
     options = Options(
         executor=executor,
+        device=device,
         fast=fast,
         workers=workers,
         stop_at_target=stop_at_target,
@@ -257,6 +260,7 @@ def compare(
     engine: Engine = "simulated",
     address: Address = None,
     executor: Executor = "auto",
+    device: Device = "cpu",
     fast: Rung = "auto",
     workers: Spread = None,
     fields: SetFields = [],  # noqa: B006
@@ -276,6 +280,7 @@ def compare(
 
     options = Options(
         executor=executor,
+        device=device,
         fast=fast,
         stop_at_target=stop_at_target,
         budget=budgets(budget),

@@ -32,6 +32,7 @@ from airloom.engines.host import Opened
 from airloom.engines.measured import MeasuredWorld
 from airloom.errors import AirloomError, DeviceLost, DoesNotFit, MissingExtra, RecordError, RunFailed, ScenarioError
 from airloom.models.allocator import keep_freed
+from airloom.models.device import torch_device
 from airloom.network.network import Network
 from airloom.program.method import Method, Service
 from airloom.records import checkpoint
@@ -161,6 +162,7 @@ def check(job: Job) -> Scenario:
     Runner(scenario, job.method, job.seed, job.options, None, {}, None)
     check_shape(job.method, scenario)
     executor = job.options.executor
+    torch_device(job.options.device)
     make_executor("loop" if executor in ("auto", "pool") else executor, job.options.workers, scenario.network, scenario.task, job.seed, job.method)
     return scenario
 
@@ -176,8 +178,12 @@ def execute(job: Job, out: Path | None, *, progress: Progress | None = None, is_
     """Run a job in this process; `is_resumed` goes on from the folder's checkpoint, or from the start where it has none."""
     scenario = job.world.build(job.seed)
     check_engine(job.method, job.engine)
-    if is_resumed and job.engine == "simulated" and out is not None and (out / FILE).is_file():  # the numbers depend on the rung
-        job = replace(job, options=replace(job.options, fast=load(out).header.get("fast", "off")))
+    if is_resumed and job.engine == "simulated" and out is not None and (out / FILE).is_file():  # the numbers depend on how it trained
+        known = load(out).header
+        how = {"fast": known.get("fast", "off"), "device": known.get("device", "cpu")}
+        if known.get("executor") == "stacked" or how["device"] != "cpu":
+            how["executor"] = known["executor"]
+        job = replace(job, options=replace(job.options, **how))
     runner = Runner(scenario, job.method, job.seed, job.options, out, header(job, scenario), progress)
     frozen = None
     if is_resumed and out is not None and (out / CHECKPOINT).is_file():

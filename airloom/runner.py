@@ -54,7 +54,8 @@ class Options:
     """How a run is executed; nothing here changes what is computed, except where it ends and how often it is evaluated.
 
     Arguments:
-        executor: "auto", "loop" or "pool".
+        executor: "auto", "loop", "pool" or "stacked" (training calls of many devices as one, for GPUs).
+        device: torch device of training steps: "cpu", "cuda" or "cuda:1". All else, evaluation too, stays on the CPU.
         fast: rung of training steps: "auto", "off" (the eager loop), "replay", "compile" or "kernel"; see `airloom.models.fast`.
         workers: processes of the pool; None: one per core.
         target: (metric, value), or None.
@@ -69,6 +70,7 @@ class Options:
 
     executor: str = "auto"
     fast: str = "auto"
+    device: str = "cpu"
     workers: int | None = None
     target: tuple[str, float] | None = None
     stop_at_target: bool = False
@@ -158,12 +160,12 @@ class Runner:
         scenario, options = self.scenario, self.options
         check_shape(self.method, scenario)
         fast = Fast(options.fast)
-        executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method, fast)
+        executor = make_executor(options.executor, options.workers, scenario.network, scenario.task, self.seed, self.method, fast, options.device)
         log = self._log_payload if options.log_payloads and self.out is not None else None
         span = self._span if options.timeline and self.out is not None else None
         sim = self.world = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log, span)
         sim.values.is_counted = has_releases(self.method)
-        self._open_record({**self.header, "executor": executor.name, "fast": fast.name}, is_resumed)
+        self._open_record({**self.header, "executor": executor.name, "fast": fast.name, "device": options.device}, is_resumed)
         if self.out is not None:
             self.timeline = self._open_timeline(None if frozen is None else frozen[0]["extra"])
         if self.timeline is None:

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from airloom.errors import ScenarioError
+from airloom.models.device import CPU, Placed, torch_device
 from airloom.models.fast import OFF, Fast
 from airloom.models.params import Params
+from airloom.models.train import Trainer
 from airloom.network.device import Work
 from airloom.network.network import Network
 from airloom.program.codec import Code, coded
@@ -83,14 +85,15 @@ class Loop(Executor):
 
     name = "loop"
 
-    def __init__(self, network: Network, task: Task, seed: int, fast: Fast = OFF) -> None:
+    def __init__(self, network: Network, task: Task, seed: int, fast: Fast = OFF, device: torch.device = CPU) -> None:
         self.network = network
         self.task = task
         self.seed = seed
         self.fast = fast
+        self.trainer = fast if device == CPU else Placed(fast, device)
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
-        return [run_job(job, self.network, self.task, self.seed, self.fast) for job in jobs]
+        return [run_job(job, self.network, self.task, self.seed, self.trainer) for job in jobs]
 
 
 @cache
@@ -99,12 +102,12 @@ def own_rung() -> Fast:
     return Fast("auto")
 
 
-def run_job(job: Job, network: Network, task: Task, seed: int, fast: Fast | None = None) -> Result:
+def run_job(job: Job, network: Network, task: Task, seed: int, trainer: Trainer | None = None) -> Result:
     """Run one call's numerics; what it raises comes back in the result."""
     place = network.places[job.place]
     here = Here(
         name=job.place, device=place.device, facts=place.facts, start_s=job.start_s, state=job.state, task=task, drawn=job.drawn, seed=seed,
-        trainer=own_rung() if fast is None else fast,
+        trainer=own_rung() if trainer is None else trainer,
     )  # fmt: skip
     try:
         with torch.no_grad():
@@ -121,24 +124,35 @@ def spent(here: Here, drawn_before: int, sizes: Mapping[Path, int]) -> Spent:
     return Spent(here.work(), here.declared_s, float(here.spent.peak_bytes), here.drawn - drawn_before, sizes, here.declared_j, here.price)
 
 
-def make_executor(name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any, fast: Fast = OFF) -> Executor:
-    """The executor called `name`: "loop", "pool", or "auto" (a pool where this machine has processes to spare).
+def make_executor(
+    name: str, workers: int | None, network: Network, task: Task, seed: int, method: Any, fast: Fast = OFF, device: str = "cpu"
+) -> Executor:
+    """The executor called `name`: "loop", "pool", "stacked", or "auto".
+
+    "auto" is a pool where this machine has processes to spare, and on a GPU the faster one of loop and stacked.
 
     Arguments:
         workers: processes of a pool; None: one per core.
         fast: how training steps run.
+        device: the torch device on which they run.
     """
-    if name not in ("auto", "loop", "pool"):
-        raise ScenarioError(f"executor {name!r}: allowed are auto, loop, pool")
+    if name not in ("auto", "loop", "pool", "stacked"):
+        raise ScenarioError(f"executor {name!r}: allowed are auto, loop, pool, stacked")
     if workers is not None and workers < 1:
         raise ScenarioError(f"workers={workers}: allowed are integers >= 1")
+    place = torch_device(device)
     can_fork = os.name == "posix"
-    if name == "pool" and not can_fork:
-        raise ScenarioError("executor 'pool': this system cannot fork processes; use executor loop")
+    if name == "pool" and (not can_fork or place != CPU):
+        why = f"its processes cannot share device {device!r}" if can_fork else "this system cannot fork processes"
+        raise ScenarioError(f"executor 'pool': {why}; use executor loop or stacked")
+    if name == "stacked" or (name == "auto" and place != CPU):
+        from airloom.engines.stacked import Stacked, chosen
+
+        return Stacked(network, task, seed, fast, place) if name == "stacked" else chosen(network, task, seed, fast, place)
     affinity = getattr(os, "sched_getaffinity", None)  # cores that this process may use; not on every system
     count = workers or (len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
     if name == "loop" or (name == "auto" and (count < 2 or not can_fork)):
-        return Loop(network, task, seed, fast)
+        return Loop(network, task, seed, fast, place)
     from airloom.engines.pool import Pool
 
     return Pool(network, task, seed, method, count, fast)

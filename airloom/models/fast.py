@@ -137,7 +137,7 @@ class _Kept:
 
 def _replayed(skeleton: Skeleton, x: Params, batches: Batches, options: Options, is_compiled: bool) -> Raw:
     """Run a training call on its script, compiled or not; NotRecorded if it has none."""
-    key, lifted = _objective_key(options.objective)
+    key, lifted = objective_key(options.objective)
     only = None if options.only is None else moving(x.spec, options.only)
     is_update = not is_compiled and _updates_in_place(options, only)
     first = batches[0]
@@ -280,7 +280,7 @@ def _squares(rows: Sequence[tuple[Tensor, ...]], biased: Sequence[bool]) -> list
 # ---- what a script depends on
 
 
-def _objective_key(objective: Objective) -> tuple[object, list[Tensor]]:
+def objective_key(objective: Objective) -> tuple[object, list[Tensor]]:
     """Return what a script depends on besides shapes, and the tensors inside of the objective: inputs of the script.
 
     Raises

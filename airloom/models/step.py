@@ -215,11 +215,16 @@ def training(skeleton: Skeleton, x: Params, options: Options, only: Moving | Non
     set_mode(skeleton.module, True)
     for p in still:
         p.requires_grad_(False)
-    before = seeded(options.seed)
+    device, before = x.flat.device, seeded(options.seed)
+    there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    if there is not None:
+        torch.cuda.default_generators[device.index or 0].manual_seed(options.seed % 2**63)
     try:
         yield
     finally:
         torch.set_rng_state(before)
+        if there is not None:
+            torch.cuda.set_rng_state(there, device)
         for p in still:
             p.requires_grad_(True)
 
