@@ -57,7 +57,7 @@ def _draws(module: nn.Module) -> bool:
     return any(isinstance(m, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout) and m.p > 0 for m in module.modules())
 
 
-def traintogether(requests: Sequence[Request], device: torch.device) -> list[Raw]:
+def train_together(requests: Sequence[Request], device: torch.device) -> list[Raw]:
     """Run calls of one key as one on a device; results lie where the values came from.
 
     Raises
