@@ -44,7 +44,7 @@ def belongs(side: Any, known: dict[str, Any]) -> Any:
     described = plain(side.describe())
     for field in fields(side.method):
         if field.metadata.get("is_neutral") and field.name not in known["fields"] and getattr(side.with_lr(0.1), field.name) == field.default:
-            described["fields"].pop(field.name, None)  # sockets of every method are left out already
+            described["fields"].pop(field.name, None)
     return described
 
 

@@ -3,8 +3,10 @@ in simulation and on machines."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ from airloom.parts.protect import Gaussian, Masked
 from airloom.program.method import Method
 from airloom.program.tree import leaves
 from airloom.resolve import find_function, find_method
-from airloom.runner import Options
+from airloom.runner import Options, Run
+from airloom.scenarios.scenario import Scenario
 from tests.conformance.test_methods import METHODS, every_method, go, make, smallest
 from tests.stars import Local, simulated_run, star_run, star_scenario
 
@@ -36,10 +39,23 @@ SUMS = {
     "scaffold", "zo_sgd",
 }  # fmt: skip
 C = 0.05
+needs_keys = pytest.mark.skipif(importlib.util.find_spec("cryptography") is None, reason="needs the extra private (cryptography)")
+
+
+SCENARIOS = {adapts: star_scenario(adapts=adapts) for adapts in (False, True)}
+
+
+def scenario(name: str) -> Scenario:
+    return SCENARIOS[METHODS[name].adapts]
+
+
+@cache
+def unprotected(name: str, rounds: int) -> Run:
+    return simulated_run(scenario(name), make(name), rounds=rounds)
 
 
 def machines(name: str, method: Method) -> Local:
-    local = Local(star_scenario(adapts=METHODS[name].adapts), method, 1, ["m0", "m1", "m2"])
+    local = Local(scenario(name), method, 1, ["m0", "m1", "m2"])
     local.at_once = 1
     return local
 
@@ -85,7 +101,7 @@ def test_what_leaves_a_device_is_bounded(name: str) -> None:
         return packet
 
     local.on_packet, local.on_answer = asked, answered
-    star_run(star_scenario(adapts=METHODS[name].adapts), method, transport=local, rounds=2)
+    star_run(scenario(name), method, transport=local, rounds=2)
     assert norms or name in SILENT
     assert all(norm <= C * (1 + 1e-5) for norm in norms)  # float32: relative 6e-8 per value, and x + Delta rounds at the size of x
     assert name in SILENT or sum(norm > C / 2 for norm in norms) >= len(norms) / 2  # the bound is at work
@@ -93,13 +109,9 @@ def test_what_leaves_a_device_is_bounded(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in STARS if name not in REFUSED])
 def test_noise_is_the_same_on_machines_counted_and_charged(name: str) -> None:
-    method, rounds = replace(make(name), protect=Gaussian(clip_norm=C, noise=2.0)), 1 if name in ONCE else 3
-    scenario = star_scenario(adapts=type(method).adapts)
-    real, _ = star_run(scenario, method, transport=machines(name, method), rounds=rounds)
-    simulated, bounded = simulated_run(scenario, method, rounds=rounds), simulated_run(
-        scenario, replace(method, protect=Gaussian(clip_norm=C, noise=0.0)), rounds=rounds
-    )  # fmt: skip
-    plain = simulated_run(scenario, replace(method, protect=make(name).protect), rounds=rounds)
+    method, rounds = replace(make(name), protect=Gaussian(clip_norm=C, noise=2.0)), 1 if name in ONCE else 2
+    real, _ = star_run(scenario(name), method, transport=machines(name, method), rounds=rounds)
+    simulated, plain = simulated_run(scenario(name), method, rounds=rounds), unprotected(name, rounds)
     one, other = ([leaf.digest() for _, leaf in leaves(run.model) if isinstance(leaf, Params)] for run in (real, simulated))
     is_personal = isinstance(real.model, dict)  # on machines they are looked at as their clients would send them
     assert is_personal or one == other
@@ -112,18 +124,20 @@ def test_noise_is_the_same_on_machines_counted_and_charged(name: str) -> None:
     told = simulated.summary["privacy"]
     assert told["releases"] >= (1 if name == "fedbuff" else rounds)
     if name not in ("ics", "ada_lora_is", "oort", "fedbuff", "heterofl", "fedrolex", "whale_fl"):  # these choose by seconds
-        assert plain.summary["bytes_up"] == bounded.summary["bytes_up"] == simulated.summary["bytes_up"]
-        assert plain.summary["seconds"] < bounded.summary["seconds"] < simulated.summary["seconds"]
-        flops = [sum(device["flops"] for device in run.summary["devices"].values()) for run in (plain, bounded, simulated)]
-        assert flops[0] < flops[1] < flops[2]
+        assert plain.summary["bytes_up"] == simulated.summary["bytes_up"]
+        assert plain.summary["seconds"] < simulated.summary["seconds"]
+        devices = simulated.summary["devices"]
+        extra = {client: devices[client]["flops"] - own["flops"] for client, own in plain.summary["devices"].items()}
+        releases = {client: own.get("releases", 0) for client, own in devices.items()}
+        # clipping and noise of a release: 29 operations per value, and no model here has fewer than ten; what stays at a client is treated too
+        assert all(extra[client] >= 290 * count for client, count in releases.items())
 
 
 @pytest.mark.parametrize("name", [name for name in STARS if name not in REFUSED | {"hetlora", "oort"}])  # they go by a norm, and by losses
 def test_without_noise_and_within_the_bound_nothing_changes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protect, "CLIP_OPS", 0)  # some plan with the seconds that clipping takes
-    scenario = star_scenario(adapts=METHODS[name].adapts)
     bounded = replace(make(name), protect=Gaussian(clip_norm=1e6, noise=0.0))
-    one, other = (simulated_run(scenario, method, rounds=2).model for method in (make(name), bounded))
+    one, other = unprotected(name, 2).model, simulated_run(scenario(name), bounded, rounds=2).model
     assert [leaf.digest() for _, leaf in leaves(one) if isinstance(leaf, Params)] == [
         leaf.digest() for _, leaf in leaves(other) if isinstance(leaf, Params)
     ]
@@ -131,7 +145,7 @@ def test_without_noise_and_within_the_bound_nothing_changes(name: str, monkeypat
 
 def test_integers_are_refused_by_name() -> None:
     with pytest.raises(ScenarioError, match=r"send: its value has torch.int64 at \['y'\]"):
-        simulated_run(star_scenario(), replace(make("centralized"), protect=Gaussian()), rounds=1)
+        simulated_run(scenario("centralized"), replace(make("centralized"), protect=Gaussian()), rounds=1)
 
 
 @every_method
@@ -143,6 +157,19 @@ def test_sums_are_masked_or_refused_by_name(name: str) -> None:
         return
     with pytest.raises(ScenarioError, match=r"protect: got Masked\(range=8.0\), which protects sums"):
         replace(make(name), protect=Masked())
+
+
+@needs_keys
+@pytest.mark.parametrize("name", sorted(SUMS - {"oort"}))  # it goes by losses
+def test_masked_sums_are_the_sums(name: str) -> None:
+    """Slices in the whole model's shape with masked counts, weighted sums, means: the fixed point has 24 bits behind the point, so 4 clients are off
+    by 2^-23 in a sum and 2^-21 in a mean over one of them; a second round of a few steps amplifies that."""
+    rounds = 1 if name == "fedzo" else 2  # a loss's last digit over mu = 1e-3 is in every step of its second round
+    plain, masked = unprotected(name, rounds), simulated_run(scenario(name), replace(make(name), protect=Masked(range=64.0)), rounds=rounds)
+    one, other = ([leaf for _, leaf in leaves(run.model) if isinstance(leaf, Params)] for run in (plain, masked))
+    assert len(one) == len(other) > 0
+    assert all((x - y).abs_max() < 1e-4 * (1 + x.abs_max()) for x, y in zip(one, other, strict=True))
+    assert masked.summary["bytes_up"] > plain.summary["bytes_up"]
 
 
 def test_a_run_with_noise_goes_on_from_a_checkpoint(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
