@@ -16,7 +16,6 @@ from airloom.models.fast import Fast
 from airloom.models.hf import hf_lora
 from airloom.models.objective import CrossEntropy, NextToken
 from airloom.models.price import gradient_flops
-from airloom.models.step import SGD, AdamW
 from airloom.models.submodel import ranks
 from airloom.models.train import forward, train
 
@@ -105,9 +104,9 @@ def test_the_fast_path_takes_its_steps_whole_and_sketched(llama: Path, bert: Pat
         *[(hf_lora(folder, rank=4, head="classification", classes=3), Batches(batches, labels), CrossEntropy()) for folder in (llama, bert)],
     ]
     for spec, data, objective in worlds:
-        for x, optimizer in ((spec.initial(0), AdamW(weight_decay=0.0)), (spec.initial(0)[ranks([1, 3], scale=2.0)], SGD())):
+        for x, clip_norm in ((spec.initial(0), 0.5), (spec.initial(0)[ranks([1, 3], scale=2.0)], None)):
             fast = Fast("replay")
-            eager, quick = (train(x, data, lr=0.1, objective=objective, optimizer=optimizer, trainer=t)[0] for t in (Fast("off"), fast))
+            eager, quick = (train(x, data, lr=0.1, objective=objective, clip_norm=clip_norm, trainer=t)[0] for t in (Fast("off"), fast))
             assert not fast.fallbacks
             # three steps in float32: rounding moves values of order one by some 1e-6
             torch.testing.assert_close(quick.flat, eager.flat, rtol=1e-4, atol=1e-4)
