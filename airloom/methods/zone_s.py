@@ -54,7 +54,7 @@ class ZoneS(Method):
 
     def round(self, server: Node, s: State) -> State:
         x, y, N = s["x"], s["y"], server.clients
-        S = Uniform().choose(N, min(self.clients, len(N)), {"samples": server.network.samples}, server.rng("select", s["t"]))
+        S = Uniform().choose(N, max(1, min(self.clients, len(N))), {"samples": server.network.samples}, server.rng("select", s["t"]))
         seeds = server.rng("directions", s["t"]).integers(2**62, size=(len(S), 1))
         out = server.map(self.client, S, x, each=[(seed,) for seed in seeds])
         came, _, _ = server.first(out, len(out))

@@ -79,6 +79,17 @@ def test_page_shows_the_record(name: str) -> None:
     assert shown in page.read_text(encoding="utf-8"), f"put this table on the page, and check its text:\n{shown}"
 
 
+def test_the_readme_says_what_the_record_of_its_second_figure_says() -> None:
+    kept = json.loads((RECORDS / "wireless" / "result.json").read_text(encoding="utf-8"))
+    told = next(line for line in (DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines() if kept["command"] in line)
+    rows = {row["method"]: row for row in kept["rows"]}
+    assert {row["reached"] for row in rows.values()} == {"3/3"}
+    minutes = {name: f"{row['seconds'] / 60:.1f}" for name, row in rows.items()}
+    assert f"`oort` and `whale_fl` in {minutes['oort']} minutes" in told and minutes["whale_fl"] == minutes["oort"]
+    assert f"`fedex` and `fedavg` in {minutes['fedex']} and {minutes['fedavg']}, `ics` in {minutes['ics']}" in told
+    assert rows["ics"]["bytes_up"] / rows["fedavg"]["bytes_up"] == pytest.approx(0.75, abs=0.03)
+
+
 def test_records_are_small() -> None:
     sizes = {name: sum(path.stat().st_size for path in (RECORDS / name).iterdir()) for name in CLAIMS}
     assert max(sizes.values()) < 40_000, sizes

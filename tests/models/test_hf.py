@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from airloom.errors import MissingExtra, ScenarioError
 from airloom.models import hf
 from airloom.models.batch import Batch, Batches
+from airloom.models.fast import Fast
 from airloom.models.hf import hf_lora
 from airloom.models.objective import CrossEntropy, NextToken
 from airloom.models.price import gradient_flops
@@ -132,6 +133,21 @@ def test_a_classifier_has_a_new_head_that_is_trained(bert: Path) -> None:
     batches = Batches(IDS[None].repeat(4, 1, 1), torch.tensor([0, 1, 2])[None].repeat(4, 1))
     x, log = train(spec.initial(0), batches, lr=0.5)
     assert train(x, batches, lr=0.5)[1].loss < log.loss and forward(x, IDS).shape == (3, 3)
+
+
+def test_the_fast_path_takes_its_steps_whole_and_sketched(llama: Path, bert: Path) -> None:
+    labels, batches = torch.tensor([0, 1, 2])[None].repeat(3, 1), IDS[None].repeat(3, 1, 1)
+    worlds = [
+        (hf_lora(llama, rank=4), Batches(batches[..., :-1].contiguous(), batches[..., 1:].contiguous()), NextToken()),
+        *[(hf_lora(folder, rank=4, head="classification", classes=3), Batches(batches, labels), CrossEntropy()) for folder in (llama, bert)],
+    ]
+    for spec, data, objective in worlds:
+        for x, clip_norm in ((spec.initial(0), 0.5), (spec.initial(0)[ranks([1, 3], scale=2.0)], None)):
+            fast = Fast("replay")
+            eager, quick = (train(x, data, lr=0.1, objective=objective, clip_norm=clip_norm, trainer=t)[0] for t in (Fast("off"), fast))
+            assert not fast.fallbacks
+            # three steps in float32: rounding moves values of order one by some 1e-6
+            torch.testing.assert_close(quick.flat, eager.flat, rtol=1e-4, atol=1e-4)
 
 
 def test_padding_at_the_right_changes_nothing(llama: Path, bert: Path) -> None:

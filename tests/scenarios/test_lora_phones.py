@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from airloom.engines.simnode import SimNode
 from airloom.errors import DoesNotFit, ScenarioError
+from airloom.methods.ada_lora_is import AdaLoRAIS
 from airloom.methods.fedlora import FedLoRA
+from airloom.methods.flexlora import FlexLoRA
 from airloom.methods.fslora import FSLoRA
+from airloom.methods.hetlora import HetLoRA
+from airloom.models.hf import hf_lora
+from airloom.network.device import RadioEnergy
+from airloom.network.network import Network
+from airloom.network.profiles import CLOUD, phone
+from airloom.network.topology import star
 from airloom.parts.rank import rank_budgets
 from airloom.program.method import Method
 from airloom.runner import Options, Run, Runner
 from airloom.scenarios import lora_phones as module
 from airloom.scenarios.lora_phones import lora_phones
 from airloom.scenarios.scenario import Scenario
-from airloom.tasks import TaskSettings
+from airloom.tasks import Dataset, TaskSettings, make_task
 from tests.worlds import play
 
 
@@ -81,6 +93,42 @@ def test_a_language_model_of_a_folder(data_folder: Path) -> None:
         task=TaskSettings(dataset="ag_news", data=str(data_folder), limit=60),
     )
     assert news.task.dataset.classes == 4 and "classifier" in news.task.model.components
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["causal", "classification"])
+def test_a_model_of_transformers_in_the_pool_and_with_every_method(head: Any, tmp_path: Path) -> None:
+    """A folder as save_pretrained writes it: the pool gives the loop's record, only adapters and head are charged, sketches are smaller."""
+    transformers, _ = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, vocab_size=50, hidden_size=16
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    spec = hf_lora(tmp_path, rank=4, head=head, classes=3 if head == "classification" else None)
+    rng = np.random.default_rng(0)
+    x = {part: rng.integers(3, 50, (30, 8)) for part in ("train", "validation", "test")}
+    y = {part: rng.integers(0, 3, 30) if head == "classification" else np.roll(rows, -1, axis=1) for part, rows in x.items()}
+    parts = {f"x_{part}": x[part] for part in x} | {f"y_{part}": y[part] for part in x}
+    kind, classes = ("classification", 3) if head == "classification" else ("next_token", 50)
+    data = Dataset(name="tokens", kind=kind, classes=classes, source="drawn", **parts)  # type: ignore[arg-type]
+    network = star([phone(0.5, radio=RadioEnergy.measured("lte"))] * 3, root=CLOUD, up_bps=1e6, down_bps=1e6, latency_s=0.01)
+    names = list(network.clients(network.root))
+    made = Scenario(name="tokens", network=network, task=make_task(TaskSettings(partition="iid"), names, 0, model=spec, dataset=data), seed=0)
+    steps: dict[str, Any] = {"local_steps": 2, "batch_size": 4, "lr": 0.01}
+    runs = [go(made, FedLoRA(rank=4, **steps), executor, rounds=2) for executor in ("loop", "pool")]
+    assert runs[0].points == runs[1].points and runs[0].summary["digest"] == runs[1].summary["digest"]
+    whole = 3 * 2 * spec.nbytes  # clients, rounds; the frozen base never travels
+    assert runs[0].summary["bytes_up"] == whole and spec.nbytes < spec.frozen_bytes
+    half = go(made, FedLoRA(rank=2, **steps), rounds=2)
+    trained_in_full = spec.nbytes - 4 * sum(leaf.size for leaf in spec.leaves if leaf.name.endswith((".A", ".B")) or "lora_" in leaf.name)
+    assert half.summary["bytes_up"] == pytest.approx(3 * 2 * (trained_in_full + (spec.nbytes - trained_in_full) / 2), abs=3 * 2 * 8 * len(spec.pairs))
+    for method in (HetLoRA(**steps), FlexLoRA(**steps), FSLoRA(**steps), AdaLoRAIS(beta=8.0, scheme="full", **steps)):
+        assert go(made, method).points[0]["loss"] > 0
+    tight = [replace(place, device=replace(place.device, memory_bytes=place.device.baseline_bytes + 1e3)) for place in network.places.values()]
+    poor = replace(made, network=Network.of([network.places["cloud"], *[p for p in tight if p.parent]], network.links.values()))
+    with pytest.raises(DoesNotFit, match=r"rank 1 of .* needs"):
+        go(poor, FSLoRA(**steps))
 
 
 def test_bad_input(tmp_path: Path) -> None:
