@@ -114,7 +114,7 @@ def show(outcome: Outcome) -> str:
     """The table of the page."""
     columns = [
         ("accuracy", "accuracy", ".3f"), ("shown", "input shown", ".3f"), ("seconds", "seconds", ".3g"), ("joules", "joules", ".3g"),
-        ("bytes_up", "bytes up", ".3g"),
+        ("bytes_up", "bytes up", ".3g"), ("rounds_to_target", "rounds to 0.85", ".0f"), ("seconds_to_target", "seconds to 0.85", ".2f"),
     ]  # fmt: skip
     return table(outcome, columns)
 

@@ -78,8 +78,8 @@ def run(plan: Plan = FULL, folder: Path | None = None) -> Outcome:
 def show(outcome: Outcome) -> str:
     """The table of the page."""
     columns = [
-        ("accuracy", "accuracy", ".3f"), ("seconds_to_target", "seconds to 0.8", ".0f"), ("round_s", "s per round", ".2f"),
-        ("round_kb", "kB per round", ".0f"), ("round_j", "J per round", ".3f"),
+        ("accuracy", "accuracy", ".3f"), ("rounds_to_target", "rounds to 0.8", ".0f"), ("seconds_to_target", "seconds to 0.8", ".0f"),
+        ("round_s", "s per round", ".2f"), ("round_kb", "kB per round", ".0f"), ("round_j", "J per round", ".3f"),
     ]  # fmt: skip
     return table(outcome, columns)
 

@@ -18,6 +18,7 @@ from airloom.models.batch import Batch, first_tensor
 from airloom.models.hf import hf_lora
 from airloom.models.lora import lora
 from airloom.models.objective import CrossEntropy
+from airloom.models.price import forward_flops, gradient_flops
 from airloom.models.step import SGD, AdamW
 from airloom.models.submodel import layers
 from airloom.models.train import grad
@@ -145,6 +146,18 @@ def test_devices_with_fewer_layers_give_the_same_activations() -> None:
 def test_adapters_above_the_cut_alone_leave_nothing_to_send_down() -> None:
     task = adapted(targets=["hidden2", "out"])
     assert played(1, task=task).spent(0)["bytes_down"] == 0
+
+
+@pytest.mark.slow
+def test_device_work_is_the_share_of_layers_times_a_half() -> None:
+    # per layer and row, a forward pass being 1: LoRA 2 (no weight gradients of the frozen matrices), a device of SplitFrozen 1 below its cut; so
+    # l / (2 L) of FedLoRA's, but for pairs, head and attention's own products, which are less than 5 % of it here
+    depth, ids = 4, torch.zeros(1, 16, dtype=torch.int64, device="meta")
+    base = zoo.text_classifier(width=128, heads=4, blocks=depth, context=16)
+    spec = lora(base, rank=4, targets=("query", "value"), train=["classifier"])
+    whole = gradient_flops(spec, Batch(ids, torch.zeros(1, dtype=torch.int64, device="meta")), CrossEntropy())
+    for cut in range(1, depth + 1):  # the embedding is a layer of its own, which computes nothing
+        assert forward_flops(spec.slice(layers(0, 1 + cut)), ids) / whole == pytest.approx(cut / (2 * depth), rel=0.05)
 
 
 # --- the pipeline ----------------------------------------------------------------------------------------------------------------------------------
