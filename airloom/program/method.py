@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from airloom.errors import ScenarioError
+from airloom.models.module import ModelSpec
 from airloom.program.codec import Codec
 from airloom.program.node import Node
 
@@ -118,6 +119,7 @@ class Service(ABC):
     paper: ClassVar[str] = ""
     shape: ClassVar[str] = "star"
     engines: ClassVar[tuple[str, ...]] = ("simulated",)
+    learns: ClassVar[ModelSpec | None] = None  # the model that it trains before it opens, if any, kept at a device as `theta`
 
     def __post_init__(self) -> None:
         check_fields(self)
