@@ -274,7 +274,7 @@ def policy_of(folder: Path, service: Assistant) -> Params:
 
 def application(gateway: Gateway) -> Any:
     """Return the FastAPI application of a gateway."""
-    fastapi, responses = library("fastapi"), library("fastapi.responses")
+    fastapi, responses, requests = library("fastapi"), library("fastapi.responses"), library("starlette.requests")
     app = fastapi.FastAPI(title="airloom", docs_url=None, redoc_url=None, openapi_url=None)
     name = type(gateway.service).__name__.lower()
 
@@ -284,10 +284,17 @@ def application(gateway: Gateway) -> Any:
 
     async def completions(request: Any) -> Any:
         raw = b""
-        async for piece in request.stream():
-            raw += piece
-            if len(raw) > MOST_BYTES:
-                return refuse(413, f"the request is longer than {MOST_BYTES} bytes", "invalid_request_error")
+        try:
+            async with asyncio.timeout(gateway.timeout_s):
+                async for piece in request.stream():
+                    raw += piece
+                    if len(raw) > MOST_BYTES:
+                        return refuse(413, f"the request is longer than {MOST_BYTES} bytes", "invalid_request_error")
+        except TimeoutError:
+            return refuse(408, f"the request did not come within {gateway.timeout_s:g} s", "timeout")
+        except requests.ClientDisconnect:
+            gateway.left += 1
+            return refuse(408, "the request was broken off", "timeout")  # nobody reads it
         try:
             question, context_bytes, is_stream = read(raw)
         except ScenarioError as error:

@@ -233,6 +233,29 @@ def test_a_client_that_goes_away_is_noticed() -> None:
         assert gateway.left == 1
 
 
+@contextmanager
+def slow_client(url: str) -> Iterator[socket.socket]:
+    """A client that has sent the head and a part of the body of a request."""
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=60) as client:
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(message()) + message()[:10])
+        yield client
+
+
+def test_slow_clients_keep_nobody_waiting_and_are_given_up() -> None:
+    gateway = Gateway(world(Echo("here")), Cascade(), most=1, timeout_s=3.0)
+    with listening(gateway) as url, slow_client(url) as slow, slow_client(url) as slower:
+        assert ask(url).status_code == 200  # although there is room for one request only
+        slow.sendall(message()[10:])
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+        assert slower.recv(4096).startswith(b"HTTP/1.1 408")
+        with slow_client(url):
+            pass  # breaks off
+        end_s = time.monotonic() + 30
+        while not gateway.left and time.monotonic() < end_s:
+            time.sleep(0.05)
+        assert gateway.left == 1 and gateway.open == 0 and ask(url).status_code == 200
+
+
 def test_the_boundary_keeps_values_here_and_puts_them_back() -> None:
     heard: list[str] = []
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -49,7 +51,7 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
     if len(delays) != count:
         raise ScenarioError(f"--set ring.layer_delay_s: got {len(delays)} numbers; allowed are one, or {count} with commas between them")
     hop_delay_s = float(own.get("hop_delay_s", "0"))
-    with tempfile.TemporaryDirectory() as scratch:
+    with _ended_in_order(), tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.safetensors"
         layers = int(own["layers"]) if "layers" in own else None
         write_decoder(path, Path(own["model"]) if "model" in own else None, layers=layers, seed=seed)
@@ -105,6 +107,20 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
         say(f"[yellow]{name} died after {after} tokens; its layers were dealt out again[/]")
     out(f"{len(done.tokens)} tokens, median {median(done.seconds):.4g} s per token, predicted {predicted:.4g} s: {done.tokens}")
     say(f"record in {escape(str(where))}")
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Take SIGTERM as the end of this program, so that workers and files go with it."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def write_profile(file: Path, link: str, watts: float | None) -> None:

@@ -36,6 +36,7 @@ from airloom.models.module import ModelSpec
 from airloom.models.params import Params
 from airloom.network.device import Work
 from airloom.network.network import Network
+from airloom.program.method import Service
 from airloom.tasks.task import Task
 
 REGION_BYTES = 2 << 30  # address space per process; memory is used only where something was written
@@ -220,7 +221,7 @@ class Pool(Executor):
         self.fast = fast
         self.method = method
         self.memory = mmap.mmap(-1, REGION_BYTES * (count + 1))
-        self.shelf = Shelf(self.memory, Region(0, REGION_BYTES), {task.model.key: task.model}, is_parent=True)
+        self.shelf = Shelf(self.memory, Region(0, REGION_BYTES), _whole(task, method), is_parent=True)
         context = multiprocessing.get_context("fork")
         self.workers: list[_Worker] = []
         for i in range(count):
@@ -322,6 +323,12 @@ class Pool(Executor):
         self.workers.clear()
 
 
+def _whole(task: Task, method: Any) -> dict[str, ModelSpec]:
+    """The models that both sides have from the beginning; others are parts of them."""
+    own = method.learns if isinstance(method, Service) else None
+    return {spec.key: spec for spec in (task.model, own) if spec is not None}
+
+
 def _named(kind: str, message: str, trace: str) -> Exception:
     """An exception of a worker's class name, with the worker's traceback as a note."""
     error = type(kind, (Exception,), {})(message)
@@ -335,7 +342,7 @@ def _serve(pipe: Connection, memory: mmap.mmap, region: Region, network: Network
     torch.set_num_threads(1)
     gc.freeze()
     gc.enable()
-    shelf = Shelf(memory, region, {task.model.key: task.model}, is_parent=False)
+    shelf = Shelf(memory, region, _whole(task, method), is_parent=False)
     told: set[str] = set()
     functions: dict[tuple[str, bool], Any] = {}
     while True:

@@ -32,6 +32,14 @@ from airloom.plans.placement import Placement
 
 _PATIENCE_S = 120.0  # without a word from the head: far more than a token takes, so that only a hang reaches it
 
+# the watch begins before the imports, which take seconds: the pipe from the driver is closed by the system when the driver is gone
+_WORKER = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+from airloom.engines.ring import work
+work()
+"""
+
 Planner = Callable[[list[str]], Placement]
 
 
@@ -146,7 +154,7 @@ def _attempt(
 def _start(config: dict[str, Any], errors: Path) -> subprocess.Popen[str]:
     """Start a worker; only the head speaks, and what goes wrong goes into a file, so that no pipe fills up."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"}
-    command = [sys.executable, "-c", "from airloom.engines.ring import work; work()", json.dumps(config)]
+    command = [sys.executable, "-c", _WORKER, json.dumps(config)]
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), environment.get("PYTHONPATH", "")])
     with open(errors, "w", encoding="utf-8") as file:
         speech = subprocess.PIPE if config["rank"] == 0 else subprocess.DEVNULL
@@ -172,7 +180,6 @@ def _last_words(errors: Path) -> str:
 def work() -> None:
     """Be one process of a ring; what to do is the one argument of the command line."""
     config: dict[str, Any] = json.loads(sys.argv[-1])
-    threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
     windows: list[int] = config["windows"]
     rank: int = config["rank"]
@@ -213,12 +220,6 @@ def work() -> None:
                     began_s = time.perf_counter()  # the prompt is not a token
     if count > 1:
         dist.destroy_process_group()
-
-
-def _follow() -> None:
-    """End with the driver: its end of the pipe is closed by the system when it is gone."""
-    sys.stdin.buffer.read()
-    os._exit(1)
 
 
 class _Step:

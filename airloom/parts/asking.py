@@ -74,7 +74,7 @@ class Asker(Assistant):
     prompts: int = ranged(1, 100_000, default=32)
     group: int = ranged(2, 10_000, default=8)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
-    entropy: float = ranged(0, 100, default=0.0)
+    entropy: float = ranged(0, 100, default=0.0, is_neutral=True)
 
     @abstractmethod
     def lesson(self, tries: Tries, own: dict[str, Any], rng: np.random.Generator, t: int) -> Lesson:

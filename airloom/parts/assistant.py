@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from airloom.errors import DeviceLost
-from airloom.models.module import ModelSpec
 from airloom.program.here import Here
 from airloom.program.method import Service, ranged
 from airloom.program.node import Node
@@ -50,8 +49,6 @@ class Assistant(Service):
     Arguments:
         timeout_s: longest wait for one remote answer, seconds (ours: no user waits longer).
     """
-
-    learns: ClassVar[ModelSpec | None] = None  # the model that it trains before it opens, kept at a device as `theta`
 
     timeout_s: float = ranged(0, inf, default=30.0, open_low=True)
 

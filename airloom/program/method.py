@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from airloom.errors import ScenarioError
+from airloom.models.module import ModelSpec
 from airloom.program.codec import Codec
 from airloom.program.node import Node
 from airloom.program.protection import Protection, Unprotected
@@ -34,8 +35,10 @@ class Range:
         return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
 
 
-def ranged(low: float, high: float, *, default: Any = MISSING, open_low: bool = False, tune: tuple[float, ...] | None = None) -> Any:
-    """A numeric field with its allowed range, checked when the method is made.
+def ranged(
+    low: float, high: float, *, default: Any = MISSING, open_low: bool = False, tune: tuple[float, ...] | None = None, is_neutral: bool = False
+) -> Any:
+    """A numeric field with its allowed range, checked when the method is made; `is_neutral` as in `part`.
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Step:
@@ -43,7 +46,7 @@ def ranged(low: float, high: float, *, default: Any = MISSING, open_low: bool = 
     >>> Step(lr=0.1).lr
     0.1
     """
-    return field(default=default, metadata={"range": Range(low, high, open_low, tune)})
+    return field(default=default, metadata={"range": Range(low, high, open_low, tune), "is_neutral": is_neutral})
 
 
 def part(make: Callable[[str], Any], default: Any, *, is_neutral: bool = False) -> Any:
@@ -126,6 +129,7 @@ class Service(ABC):
     paper: ClassVar[str] = ""
     shape: ClassVar[str] = "star"
     engines: ClassVar[tuple[str, ...]] = ("simulated",)
+    learns: ClassVar[ModelSpec | None] = None  # the model that it trains before it opens, if any, kept at a device as `theta`
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -57,9 +57,9 @@ class CritiqueRouting(Assistant):
     turn_cost: float = ranged(0, 100, default=0.6)
     share: float = ranged(0, 1, default=0.25)
     dual_lr: float = ranged(0, 100, default=0.12)
-    dual_gain: float = ranged(0, 100, default=0.0)
-    averaging: float = ranged(0, 1, default=1.0, open_low=True)
-    is_greedy: bool = True
+    dual_gain: float = ranged(0, 100, default=0.0, is_neutral=True)
+    averaging: float = ranged(0, 1, default=1.0, open_low=True, is_neutral=True)
+    is_greedy: bool = field(default=True, metadata={"is_neutral": True})
     entropy: float = ranged(0, 100, default=0.1)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
 

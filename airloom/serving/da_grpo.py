@@ -46,7 +46,7 @@ class DAGRPO(Asker):
     budget: float = ranged(0, 1, default=0.3)
     dual: float = ranged(0, inf, default=0.5)
     dual_lr: float = ranged(0, inf, default=1e-2)
-    dual_gain: float = ranged(0, inf, default=0.0)
+    dual_gain: float = ranged(0, inf, default=0.0, is_neutral=True)
     advantage: Advantage = part(advantage, RLOO)
 
     def lesson(self, tries: Tries, own: dict[str, Any], rng: np.random.Generator, t: int) -> Lesson:

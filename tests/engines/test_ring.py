@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from airloom.cli import main
+from airloom.commands.ring import _ended_in_order
 from airloom.engines.ring import decode
 from airloom.errors import RunFailed, ScenarioError
 from airloom.models.decoder import Decoder, Shape, _drawn, greedy, write_decoder
@@ -100,6 +101,13 @@ def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
         decode(tmp_path / "nothing", ["a"], even, PROMPT, TOKENS)
     with pytest.raises(ScenarioError, match="at least one of each"):
         decode(tmp_path / "nothing", ["a"], even, [], TOKENS)
+
+
+def test_sigterm_ends_the_command_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end, _ended_in_order():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_command_leaves_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,30 @@ def test_it_learns_to_go_on_while_the_draft_is_wrong() -> None:
     assert np.mean([point["train_accuracy"] for point in steps[-4:]]) > steps[0]["train_accuracy"] + 0.1
 
 
+def test_the_controller_that_serves_is_the_mean_over_updates() -> None:
+    last, mean = (
+        airloom.run(f"critique_routing:steps=1,prompts=3,group=2,averaging={w}", scenario="assistant", set=WORLD, out=None, executor="loop").model
+        for w in (1.0, 0.25)
+    )
+    assert not np.allclose(last.flat, CONTROLLER.initial(0).flat)
+    assert np.allclose(mean.flat, 0.75 * CONTROLLER.initial(0).flat + 0.25 * last.flat, atol=1e-6)  # float32
+
+
+def test_its_own_model_travels_between_processes() -> None:
+    loop, pool = (airloom.run(SHORT, scenario="assistant", set=WORLD, out=None, executor=executor, workers=2) for executor in ("loop", "pool"))
+    assert loop.model.digest() == pool.model.digest() and loop.points == pool.points
+
+
+def test_sampled_decisions_vary_and_repeat_with_the_seed() -> None:
+    def calls() -> list[int]:
+        world = WORLD | {"scenario.requests": 12}
+        run = airloom.run("critique_routing:steps=0,is_greedy=false", scenario="assistant", set=world, out=None, executor="loop")
+        return [point["calls"] for point in run.points if "correct" in point]
+
+    once = calls()
+    assert len(set(once)) > 1 and once == calls()  # an untrained controller takes all four actions about as often
+
+
 def test_without_a_link_the_device_answers() -> None:
     network = star("phone0", up=NEVER)
     m = CritiqueRouting(steps=0, timeout_s=5.0)
