@@ -44,7 +44,7 @@ class Gaussian(Protection):
     at="client":  Delta <- Delta + N(0, (z C)^2 I);   r + Delta is what leaves the device: each release is private by itself, whoever gets it
     at="server":  mean + N(0, (z C / m)^2 I), weights ignored: the server is trusted to add the noise; for methods that fold through `reduce`
 
-    An update that is not finite counts as none.
+    An update that is not finite counts as none. Neighbors are a client's data and none: two sets of data may be 2 C apart, twice as far.
 
     Paper: McMahan, Ramage, Talwar, Zhang, "Learning Differentially Private Recurrent Language Models", ICLR 2018, arXiv 1710.06963; accounting:
     Mironov, Talwar, Zhang, "Renyi Differential Privacy of the Sampled Gaussian Mechanism", 2019, arXiv 1908.10530.
@@ -62,7 +62,7 @@ class Gaussian(Protection):
     noise: float = ranged(0, 1e6, default=1.0)
     at: Literal["client", "server"] = "client"
     entropy: Literal["seed", "os"] = "seed"
-    delta: float = ranged(0, 1, default=1e-5, open_low=True)
+    delta: float = ranged(0, 0.5, default=1e-5, open_low=True)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,11 +75,12 @@ class Gaussian(Protection):
         """Bounded and noisy leaves, and numbers without what was learned."""
         found = vectors(name, value)
         deviation = self.noise * self.clip_norm if self.at == "client" else 0.0
-        count = here.state.get("noised", 0.0) if deviation and found and not here.is_dry else 0.0
+        key = f"noised/{name}"
+        count = here.state.get(key, 0.0) if deviation and found and not here.is_dry else 0.0
         if found:
             here.cost(flops=float((CLIP_OPS + (NOISE_OPS if deviation else 0)) * sum([len(flat) for _, flat in found])))
             if deviation:
-                here.state["noised"] = count + 1.0
+                here.state[key] = count + 1.0
         if here.is_dry:
             return {}
         about = reference()
