@@ -5,9 +5,9 @@
 Digits; a network of 64 and 32 hidden units is first trained on mirrored digits, then adapted with LoRA pairs of rank 4 by 20 devices of one class
 each, for 20 rounds (SplitFrozen: epochs). A forward pass of a batch takes a device about as long as its activations take on 0.5 Mbit/s.
 
-    python -m benchmarks.claims.splitfrozen --data sst2
+    python -m benchmarks.claims.splitfrozen --data sst2        # or mrpc
 
-Sentences of reviews for 10 devices of one class each, and a language model of 260 thousand values that has read simple stories (embedding,
+Reviews, or pairs of sentences, for 10 devices of one class each, and a language model of 260 thousand values that has read simple stories (embedding,
 5 blocks, norm, head), from the folder AIRLOOM_DATA; without the extra `hf` an untrained transformer of the same depth that reads bytes.
 """
 
@@ -178,7 +178,7 @@ def texts(text: Text) -> Claim:
     )  # fmt: skip
 
 
-REAL = (texts(Text(name="sst2", rows=400, held=300, window=32, rounds=3)),)
+REAL = (texts(Text(name="sst2", rows=400, held=300, window=32, rounds=3)), texts(Text(name="mrpc", rows=200, held=150, window=128, rounds=2)))
 
 if __name__ == "__main__":
     main(lambda: show(run(folder=RECORDS)), REAL)
