@@ -62,6 +62,14 @@ def test_the_budget_is_met_on_average_where_difficulty_is_graded(budget: float) 
     assert share(DAGRPO(budget=budget, dual_lr=0.02), 1500, seed=0) == pytest.approx(budget, abs=0.05)
 
 
+def test_a_budget_that_only_silence_meets_ends_in_silence() -> None:
+    assert share(DAGRPO(budget=0.0, dual_lr=0.1), 800, seed=0) < 0.02
+
+
+def test_the_gain_meets_the_budget_too() -> None:
+    assert share(DAGRPO(budget=0.3, dual_lr=0.02, dual_gain=0.5), 1500, seed=0) == pytest.approx(0.3, abs=0.05)
+
+
 def test_a_fixed_penalty_breaks_the_budget() -> None:
     assert share(DAGRPO(budget=0.3, dual=0.2, dual_lr=0.0, advantage=GRPO), 1500, seed=0) > 0.4
 
