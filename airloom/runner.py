@@ -25,6 +25,7 @@ from airloom.errors import AirloomError, RecordError, RunFailed, ScenarioError, 
 from airloom.models.estimator import Fitted
 from airloom.models.fast import RUNGS, Fast
 from airloom.models.params import Params
+from airloom.models.products import routed
 from airloom.program.method import Method, Service
 from airloom.program.node import Node
 from airloom.program.protection import Unprotected, has_releases
@@ -165,7 +166,9 @@ class Runner:
         span = self._span if options.timeline and self.out is not None else None
         sim = self.world = Simulation(scenario.network, scenario.task, self.seed, executor, self._report, log, span)
         sim.values.is_counted = has_releases(self.method)
-        self._open_record({**self.header, "executor": executor.name, "fast": fast.name, "device": options.device}, is_resumed)
+        self._open_record(
+            {**self.header, "executor": executor.name, "fast": fast.name, "device": options.device, "onednn": sorted(routed())}, is_resumed
+        )
         if self.out is not None:
             self.timeline = self._open_timeline(None if frozen is None else frozen[0]["extra"])
         if self.timeline is None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from airloom.models import products
 from airloom.models.fuse import in_place, summed, without_ones
 from airloom.models.script import NotRecorded, Op, Script, Slot
 from airloom.models.skeleton import Skeleton
@@ -216,7 +217,7 @@ def update_step(script: Script, skeleton: Skeleton) -> UpdateStep:
         if k in written:
             writer.product(op, written[k])
         elif k not in skipped:
-            writer.operation(op)
+            writer.operation(_routed(op, script))
         writer.lines.extend(after.get(k, ()))
     for start, stop in _stretches(written.values()):
         g, values, norm = writer.held(skeleton.gradient[start:stop]), writer.held(skeleton.values[start:stop]), f"d{len(dots)}"
@@ -225,6 +226,16 @@ def update_step(script: Script, skeleton: Skeleton) -> UpdateStep:
     out = [script.loss, *script.parts.values(), *(s for pair in pairs.values() for s in pair)]
     run = writer.function([*(f"v{k}" for k in range(script.inputs)), "keep", "rate"], [*map(writer.name, out), *dots])
     return UpdateStep(run, tuple(biased.values()))
+
+
+def _routed(op: Op, script: Script) -> Op:
+    """The operation, by oneDNN where that is faster on this processor."""
+    is_affine = op.func is _aten.addmm.default
+    if (op.func is not _aten.mm.default and not is_affine) or op.kwargs or (is_affine and script.tensors[op.args[0]].dim() != 1):
+        return op
+    if products.layout(*(script.tensors[s] for s in op.args[-2:])) not in products.routed():
+        return op
+    return Op(products.affine if is_affine else products.product, op.args, {}, op.out)
 
 
 def _stretches(parts: Iterable[Tensor]) -> list[tuple[int, int]]:
