@@ -200,15 +200,15 @@ def dense_inputs(batches: Batches, inputs: int) -> tuple[Tensor, Tensor] | None:
 
 
 def run_dense(
-    skeleton: Skeleton,
     chain: list[tuple[int, int, int, int]],
+    values: Tensor,
     data: tuple[Tensor, Tensor],
     keep: list[float],
     rate: list[float],
     constant: Tensor | None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Train the loaded skeleton: `p <- keep p + rate (g + constant)` per step. Returns losses [S] and squared gradient norms [S].
+    """Train values in place: `p <- keep p + rate (g + constant)` per step. Returns losses [S] and squared gradient norms [S].
 
     None where a label is no class: the loop knows what to say, or do.
     """
-    return _call(kernel(), skeleton.values, chain, *data, keep, rate, constant)
+    return _call(kernel(), values, chain, *data, keep, rate, constant)

@@ -67,8 +67,8 @@ def on_device(fast: Fast, device: torch.device, request: Request) -> Raw:
     if home == device:
         return fast(request.x, request.batches, request.options)
     raw = fast(moved(request.x, device), _moved_batches(request.batches, device), moved(request.options, device))
-    parts = {name: [part.to(home) for part in row] for name, row in raw.parts.items()}
-    return Raw(raw.values.to(home), [t.to(home) for t in raw.losses], parts, [t.to(home) for t in raw.squares])
+    rows = [torch.stack(list(row)).to(home) for row in (raw.losses, raw.squares, *raw.parts.values())]
+    return Raw(raw.values.to(home), rows[0], dict(zip(raw.parts, rows[2:], strict=True)), rows[1])
 
 
 def moved(value: Any, device: torch.device) -> Any:

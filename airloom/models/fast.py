@@ -100,11 +100,9 @@ def _dense(skeleton: Skeleton, x: Params, batches: Batches, options: Options) ->
         return None
     decay, mu, constant = _pulls(skeleton, options, 0, x.spec.trainable_size)
     rates = [options.rate(k) for k in range(batches.steps)]
-    with training(skeleton, x, options, None):
-        found = run_dense(skeleton, chain, data, [1.0 - lr * (mu + decay) for lr in rates], [-lr for lr in rates], constant)
-    if found is None:
-        return None
-    return Raw(finished(skeleton, x, None), list(found[0]), {}, list(found[1]))
+    values = x.flat.clone()  # a chain of dense layers lies in the skeleton as in the vector, and draws nothing
+    found = run_dense(chain, values, data, [1.0 - lr * (mu + decay) for lr in rates], [-lr for lr in rates], constant)
+    return None if found is None else Raw(values, found[0], {}, found[1])
 
 
 def _pulls(skeleton: Skeleton, options: Options, start: int, stop: int) -> tuple[float, float, Tensor | None]:

@@ -96,7 +96,7 @@ def train_together(requests: Sequence[Request], device: torch.device) -> list[Ra
             first.optimizer.update(values, g, state, first.rate(k), None)
     values, rows = values.to(home), [torch.stack(row).to(home) for row in (losses, squares, *parts.values())]
     return [
-        Raw(values[i].clone(), list(rows[0][:, i]), {name: list(row[:, i]) for name, row in zip(parts, rows[2:], strict=True)}, list(rows[1][:, i]))
+        Raw(values[i].clone(), rows[0][:, i], {name: row[:, i] for name, row in zip(parts, rows[2:], strict=True)}, rows[1][:, i])
         for i in range(len(requests))
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
@@ -172,12 +172,15 @@ def moving(spec: ModelSpec, only: Submodel) -> Moving:
 @final
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """What training steps leave behind: new values, and per step the loss, its parts and the squared norm of the raw gradient (0-dim tensors)."""
+    """What training steps leave behind: new values, and per step the loss, its parts and the squared norm of the raw gradient.
+
+    Each row is a list of 0-dim tensors or one vector.
+    """
 
     values: Tensor
-    losses: list[Tensor]
-    parts: dict[str, list[Tensor]]
-    squares: list[Tensor]
+    losses: list[Tensor] | Tensor
+    parts: Mapping[str, list[Tensor] | Tensor]
+    squares: list[Tensor] | Tensor
 
 
 @final

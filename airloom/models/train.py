@@ -124,7 +124,7 @@ def train(
         return x, TrainLog(loss=float("nan"), grad_square=float("nan"), steps=0, samples=0)
     raw = trainer(x, batches, options)
     rows = [raw.losses, raw.squares, *raw.parts.values()]
-    means = torch.stack([torch.stack(row).double().mean() for row in rows]).tolist()
+    means = torch.stack([(row if isinstance(row, Tensor) else torch.stack(row)).double().mean() for row in rows]).tolist()
     log = TrainLog(loss=means[0], loss_by=dict(zip(raw.parts, means[2:], strict=True)), grad_square=means[1], steps=steps, samples=samples)
     return Params(x.spec, raw.values), log
 

@@ -80,8 +80,8 @@ def test_losses_and_norms_belong_to_their_calls() -> None:
     requests = [request(spec, seed) for seed in range(2)]
     for r, raw in zip(requests, train_together(requests, CPU), strict=True):
         said = Fast("off")(r.x, r.batches, r.options)
-        torch.testing.assert_close(torch.stack(raw.losses), torch.stack(said.losses), rtol=1e-12, atol=0)
-        torch.testing.assert_close(torch.stack(raw.squares), torch.stack(said.squares), rtol=1e-12, atol=0)
+        torch.testing.assert_close(raw.losses, torch.stack(list(said.losses)), rtol=1e-12, atol=0)
+        torch.testing.assert_close(raw.squares, torch.stack(list(said.squares)), rtol=1e-12, atol=0)
 
 
 def test_calls_of_other_kinds_have_other_keys() -> None:
@@ -157,4 +157,4 @@ def test_nothing_of_a_call_stays_behind_on_another_device(name: str, monkeypatch
     with Border():
         assert all([raw.values.device == CPU for raw in train_together(requests, device)])
         raw = on_device(Fast("off"), device, requests[0])
-    assert [t.device for t in (raw.values, *raw.losses, *raw.squares)] == [CPU] * 9
+    assert all([t.device == CPU for t in (raw.values, *raw.losses, *raw.squares)])
