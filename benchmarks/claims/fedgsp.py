@@ -4,11 +4,16 @@
 
 Digits, MLP 64-64, 60 clients on a star, Dirichlet(0.1); half of the clients train in a round, 4 steps each; 4 groups at first, 32 after 25 rounds.
 Once with equal rounds, once with equal seconds.
+
+    python -m benchmarks.claims.fedgsp --data writers
+
+The phones and cells of `writers` with an MLP: once the digits of one real person each, once the same images dealt by Dirichlet(0.1), 15 rounds.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +26,9 @@ from airloom.network.network import Network
 from airloom.network.profiles import CLOUD, WHALE_FL
 from airloom.network.topology import star
 from airloom.scenarios.scenario import Scenario
+from airloom.scenarios.writers import writers
 from airloom.tasks import TaskSettings, make_task
-from benchmarks.claims.harness import RECORDS, Outcome, Plan, Side, keep, play, table
+from benchmarks.claims.harness import RECORDS, Claim, Outcome, Plan, Side, keep, main, play, table
 
 CLIENTS, ALPHA, MINIMUM = 60, 0.1, 4
 LOCAL: dict[str, Any] = {"local_steps": 4, "batch_size": 8, "fraction": 0.5}
@@ -73,5 +79,31 @@ def show(outcome: Outcome) -> str:
     return table(outcome, columns)
 
 
+MNIST_MLP = zoo.mlp(inputs=784, hidden=(64,), classes=10)
+DEALT = {
+    "a writer each": TaskSettings(dataset="mnist_writers", partition="natural"),
+    "Dirichlet(0.1)": TaskSettings(dataset="mnist_writers", partition="dirichlet", alpha=0.1),
+}
+
+
+def phones(case: str, seed: int) -> Scenario:
+    """Real digits on `writers`, with a small model."""
+    scenario = writers(seed=seed, task=DEALT[case])
+    return replace(scenario, task=replace(scenario.task, model=MNIST_MLP))
+
+
+REAL = (
+    Claim(
+        module="fedgsp", data="writers", world=phones, sides=SIDES, chance=0.2,
+        plan=Plan(cases=dict.fromkeys(DEALT, 15), last=5, target=0.85, lrs=(0.03, 0.1), seeds=(0, 1, 2), tuning_seeds=(100,)),
+        small=Plan(cases={"Dirichlet(0.1)": 6}, last=2, target=0.85, lrs=(0.1,), seeds=(0,), tuning_seeds=()),
+        about={"scenario": "writers", "data": "mnist_writers", "cases": list(DEALT), "model": "MLP 784-64"},
+        columns=[
+            ("accuracy", "accuracy, last 5 rounds", ".3f"), ("rounds_to_target", "rounds to 0.85", ".1f"),
+            ("seconds_to_target", "seconds to 0.85", ".0f"), ("seconds", "seconds in all", ".0f"), ("bytes_up", "bytes up", ".3g"),
+        ],
+    ),
+)  # fmt: skip
+
 if __name__ == "__main__":
-    print(show(run(folder=RECORDS)))
+    main(lambda: show(run(folder=RECORDS)), REAL)
