@@ -224,7 +224,7 @@ def _open_flower(job: Job, scenario: Scenario) -> MeasuredWorld:
 
 
 # whose classes the fields of a job may be of
-_FIELDS = ("airloom.parts.", "airloom.program.protection:", "airloom.tasks.", "airloom.network.", "airloom.models.")
+_FIELDS = ("airloom.parts.", "airloom.program.protection:", "airloom.security.", "airloom.tasks.", "airloom.network.", "airloom.models.")
 
 
 def opener(allow: Sequence[str]) -> Callable[[Mapping[str, Any]], Opened]:
