@@ -6,7 +6,21 @@ from statistics import fmean
 
 import pytest
 
-from benchmarks.claims import ada_lora_is, fedex, fedzo, fslora, hist, ics, mtgc, ordered_sgd, sequential_fl, sequential_split, splitfrozen, whale_fl
+from benchmarks.claims import (
+    ada_lora_is,
+    fedex,
+    fedzo,
+    fslora,
+    hist,
+    ics,
+    mtgc,
+    ordered_sgd,
+    sequential_fl,
+    sequential_split,
+    splitfrozen,
+    tequila,
+    whale_fl,
+)
 from benchmarks.claims.harness import RECORDS, Outcome
 
 
@@ -211,3 +225,9 @@ def test_ordered_sgd() -> None:
     accuracy = {side.label: outcome.mean(ordered_sgd.CASE, side.label, "accuracy") for side in ordered_sgd.SIDES}
     assert min(accuracy["grab"], accuracy["pair_grab"]) > accuracy["random_reshuffle"] + 0.01
     assert accuracy["random_reshuffle"] > accuracy["fedavg"]
+
+
+@pytest.mark.claims
+def test_tequila() -> None:
+    # whether small models gain is not known: the gate is that the bias does no harm
+    assert tequila.is_not_inferior(tequila.run(folder=RECORDS))
