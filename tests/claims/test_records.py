@@ -25,17 +25,12 @@ class Kept:
     page: str
 
 
-UNRUN = {"fslora_fashion_mnist", "tap_clothes_and_news"}  # claims on real data without a record yet; their pages say so
 CLAIMS: dict[str, Kept] = {}
 for path in sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "claims").glob("[a-z]*.py")):
     if path.stem != "harness":
         module: Any = importlib.import_module(f"benchmarks.claims.{path.stem}")
         CLAIMS[path.stem] = Kept(module.SIDES, module.FULL, module.ABOUT, module.show, path.stem)
-        CLAIMS |= {
-            claim.name: Kept(claim.sides, claim.plan, claim.about, claim.show, path.stem)
-            for claim in getattr(module, "REAL", ())
-            if claim.name not in UNRUN
-        }
+        CLAIMS |= {claim.name: Kept(claim.sides, claim.plan, claim.about, claim.show, path.stem) for claim in getattr(module, "REAL", ())}
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -94,10 +89,6 @@ def test_the_readme_says_what_the_record_of_its_second_figure_says() -> None:
     assert f"`oort` and `whale_fl` in {minutes['oort']} minutes" in told and minutes["whale_fl"] == minutes["oort"]
     assert f"`fedex` and `fedavg` in {minutes['fedex']} and {minutes['fedavg']}, `ics` in {minutes['ics']}" in told
     assert rows["ics"]["bytes_up"] / rows["fedavg"]["bytes_up"] == pytest.approx(0.75, abs=0.03)
-
-
-def test_claims_without_a_record_have_none() -> None:
-    assert not [name for name in UNRUN if (RECORDS / name).exists()], "take it off the list"
 
 
 def test_records_are_small() -> None:
