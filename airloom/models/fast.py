@@ -194,9 +194,13 @@ def _gap(want: Tensor, got: Tensor) -> float:
 
 
 def _own(batch: Batch) -> Batch:
-    """A copy that shares no memory."""
-    ids, weight = (None if t is None else t.clone() for t in (batch.ids, batch.weight))
-    return Batch(map_inputs(lambda t: t.clone(), batch.x), batch.y.clone(), ids, weight, batch.classes)
+    """A copy that shares no memory and has no gaps."""
+
+    def copied(t: Tensor) -> Tensor:
+        return t.clone(memory_format=torch.contiguous_format)
+
+    ids, weight = (None if t is None else copied(t) for t in (batch.ids, batch.weight))
+    return Batch(map_inputs(copied, batch.x), copied(batch.y), ids, weight, batch.classes)
 
 
 def _updates_in_place(options: Options, only: Moving | None) -> bool:

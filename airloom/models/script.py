@@ -207,9 +207,9 @@ def record(skeleton: Skeleton, batch: Batch, lifted: Sequence[Tensor], objective
 
 
 def batch_tensors(batch: Batch) -> list[Tensor]:
-    """Return the tensors of a batch in the order of a script's inputs."""
+    """Return the tensors of a batch in the order of a script's inputs, without gaps in memory, as scripts are recorded."""
     x = list(batch.x.values()) if isinstance(batch.x, dict) else [batch.x]
-    return [*x, batch.y, *(t for t in (batch.ids, batch.weight) if t is not None)]
+    return [t.contiguous() for t in (*x, batch.y, batch.ids, batch.weight) if t is not None]
 
 
 def _reduced(script: Script, first_lifted: int) -> Script:

@@ -187,7 +187,9 @@ def test_a_run_with_noise_goes_on_from_a_checkpoint(tmp_path: Any, monkeypatch: 
     assert whole.run.summary["privacy"]["releases"] == 2 * 5  # dx and dc, per round
 
 
-@pytest.mark.parametrize("text", ["fedavg", "fedbuff", "fedbuff:protect=gaussian(noise=0.5)", "fedavg:protect=masked(range=64.0)", "fedavg:protect=ega(sigma=0.05)"])
+@pytest.mark.parametrize(
+    "text", ["fedavg", "fedbuff", "fedbuff:protect=gaussian(noise=0.5)", "fedavg:protect=masked(range=64.0)", "fedavg:protect=ega(sigma=0.05)"]
+)
 def test_a_node_opens_a_job_with_a_protection(text: str) -> None:
     candidate = find_method(text)
     method = candidate.make({}, {})

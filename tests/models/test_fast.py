@@ -11,7 +11,7 @@ from torch import nn
 
 from airloom.errors import ScenarioError
 from airloom.models import dense, zoo
-from airloom.models.batch import Batch, Batches
+from airloom.models.batch import Batch, Batches, first_tensor
 from airloom.models.dense import dense_chain
 from airloom.models.distill import KLTo
 from airloom.models.fast import Fast
@@ -186,6 +186,17 @@ def test_what_cannot_be_recorded_runs_as_the_loop_and_says_why(rung: str) -> Non
         want, _ = train(x, data((20,)), lr=0.1, objective=objective)
         assert torch.equal(got.flat, want.flat)
         assert len(fast.fallbacks) == 1 and reason in next(iter(fast.fallbacks))
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_rows_may_lie_anyhow_in_memory(is_turned: bool) -> None:
+    whole, x, fast = data((20,)), zoo.mlp(inputs=20, hidden=(24,), classes=3).initial(0), Fast("replay")
+    rows = first_tensor(whole.x)
+    rows = rows.transpose(0, 2).contiguous().transpose(0, 2) if is_turned else rows.repeat_interleave(2, -1)[..., ::2]
+    assert not rows.is_contiguous()
+    found = [train(x, batches, lr=0.1, trainer=fast)[0].flat for batches in (Batches(rows, whole.y, classes=3), whole)]
+    assert torch.equal(*found)
+    assert not fast.fallbacks
 
 
 def test_an_unknown_rung_is_refused() -> None:
