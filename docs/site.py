@@ -15,6 +15,7 @@ DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[([^\]\[]*)\]\(([^)\s]+)\)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 FENCE = re.compile(r"^(```\w+) [\w-]+$", re.MULTILINE)  # words for the tests behind a language
+CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 SOURCE = re.compile(r'src="([^"]+)"')
 REFERENCE = {  # room: modules whose public names are documented
     "api": "the calls `airloom.run`, `compare`, `resume`, `show`",
@@ -69,12 +70,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(text: str, page: Any, config: Any, files: Files) -> str:
-    """Formulas as MathML, which browsers draw by themselves: no script, no other host."""
+    """Formulas as MathML, which browsers draw by themselves: no script, no other host. Bars in the code of a table as they are read elsewhere."""
 
     def replace(found: re.Match[str]) -> str:
         return convert(unescape(found[2]).strip(), display="inline" if found[1] == "span" else "block")
 
-    return FORMULA.sub(replace, text)
+    return CELL.sub(lambda cell: cell[0].replace("\\|", "|"), FORMULA.sub(replace, text))
 
 
 def _first_page() -> str:

@@ -30,5 +30,6 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     for name, text in pages.items():
         assert "<p>```" not in text, f"{name} has code that stays text"
         assert 'class="arithmatex"' not in text and not re.search(r"<m[a-z]+>\\[A-Za-z]", text), f"{name} has a formula that stays text"
+        assert not [cell for cell in re.findall(r"<td.*?</td>", text, re.DOTALL) if "\\|" in cell], f"{name} has a bar of a table that stays escaped"
         asked = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(https?:[^\"]+)", text)
         assert not asked, f"{name} asks for {asked}"
