@@ -32,10 +32,11 @@ from airloom.plans.placement import Placement
 
 _PATIENCE_S = 120.0  # without a word from the head: far more than a token takes, so that only a hang reaches it
 
-# the watch begins before the imports, which take seconds: the pipe from the driver is closed by the system when the driver is gone
+# The watch begins before the imports, which take seconds: the pipe from the driver is closed by the system when the driver is gone. It reads the
+# descriptor and not `sys.stdin`, whose lock would turn a worker that ends with an error into one that aborts.
 _WORKER = """
-import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+import os, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 from airloom.engines.ring import work
 work()
 """
