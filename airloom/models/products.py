@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -51,15 +52,19 @@ def layout(a: Tensor, b: Tensor) -> Layout | None:
 def routed() -> frozenset[Layout]:
     """The layouts that go to oneDNN on this processor: read from the user's cache, or measured (some 50 ms) and kept there."""
     path = Path(platformdirs.user_cache_dir("airloom")) / f"products-{digest(processor(), torch.__version__)}.json"
-    try:
+    with suppress(OSError, ValueError):
         return frozenset(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        found = measured()
+    found = measured()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        if path.is_file():  # nobody could read it
+            path.unlink()
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", encoding="utf-8") as file:
             json.dump(sorted(found), file)
-        os.replace(file.name, path)  # whole or not at all
+            file.flush()
+            os.link(file.name, path)  # whole, and only if no other process was first
+    except FileExistsError:
+        return frozenset(json.loads(path.read_text(encoding="utf-8")))
     except OSError:
         pass  # without a cache each process measures for itself
     return found
