@@ -74,13 +74,12 @@ def test_the_choice_is_made_once_per_machine(tmp_path: Path, monkeypatch: pytest
         assert products.routed() == frozenset()  # a broken file is measured again, and mended
         assert json.loads(kept.read_text()) == []
 
-        def slow() -> frozenset[str]:
-            kept.write_text('["nn"]')  # another process was first
-            return frozenset({"tn"})
+        def link(source: str, target: Path) -> None:
+            target.write_text('["nn"]')  # another process was first
+            raise FileExistsError
 
         kept.unlink()
-        monkeypatch.setattr(products, "measured", slow)
-        monkeypatch.setattr(Path, "is_file", lambda self: False)  # it came between the look and the link
+        monkeypatch.setattr("os.link", link)
         products.routed.cache_clear()
         assert products.routed() == {"nn"}
     finally:
