@@ -332,7 +332,9 @@ def _carry_out(plan: Mapping[str, Any], first: Sequence[Job], out: Path, workers
     tell = progress or (lambda event: None)
     processes = workers or cores()
     if first[0].options.device != "cpu" and workers != "ray":
-        processes = 1  # forked processes cannot use a GPU
+        if (workers or 1) > 1:
+            raise ScenarioError(f"workers={workers} with device={first[0].options.device!r}: forked processes cannot use a GPU; leave workers out")
+        processes = 1
     if first[0].options.executor == "pool" and workers != "ray":
         first, processes = [replace(job, options=replace(job.options, workers=workers)) for job in first], 1
     tuned: dict[str, Any] = {}

@@ -154,6 +154,10 @@ def check(job: Job) -> Scenario:
             raise ScenarioError(
                 f"fast={job.options.fast!r} with engine '{job.engine}': allowed with engine simulated; real machines take their own (auto)"
             )
+        if job.options.device != "cpu":
+            raise ScenarioError(
+                f"device={job.options.device!r} with engine '{job.engine}': allowed with engine simulated; real machines train on their CPUs"
+            )
         if not job.is_portable:
             raise ScenarioError(
                 f"{job.label} on engine '{job.engine}': its method or scenario is an object that no file holds, so no other machine can build it; "

@@ -131,9 +131,11 @@ class Talker(BaseHTTPRequestHandler):
 
     bodies: ClassVar[list[bytes]]
 
+    def said(self, question: bytes) -> bytes:
+        return self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
+
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
+        body = self.said(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -288,24 +290,17 @@ def test_a_draft_that_goes_to_the_cloud_as_a_note_passes_the_boundary_too() -> N
     gateway.close()
 
 
-class Shop(BaseHTTPRequestHandler):
+class Shop(Talker):
     """An OpenAI-compatible server whose model is the scripted planner, or one that babbles."""
 
     heard: ClassVar[list[list[dict[str, str]]]] = []
     is_sober = True
 
-    def do_POST(self) -> None:
-        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+    def said(self, question: bytes) -> bytes:
+        messages = json.loads(question)["messages"]
         self.heard.append(messages)
-        said = Planner(reply_tokens=4).answer(messages[-1]["content"], ()).text if self.is_sober else '{"actions": "all of them"}'
-        body = json.dumps({"choices": [{"message": {"role": "assistant", "content": f"Here is my plan:\n{said}"}}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return
+        plan = Planner(reply_tokens=4).answer(messages[-1]["content"], ()).text if self.is_sober else '{"actions": "all of them"}'
+        return json.dumps({"choices": [{"message": {"role": "assistant", "content": f"Here is my plan:\n{plan}"}}]}).encode()
 
 
 @contextmanager

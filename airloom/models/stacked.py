@@ -39,7 +39,7 @@ def key(request: Request) -> object:
     spec, batches, o = request.x.spec, request.batches, request.options
     if o.only is not None:
         raise NotStacked("only a part of the values moves")
-    if spec.size != spec.trainable_size or _draws(spec.fresh()):
+    if spec.size != spec.trainable_size or _draws(spec._source.template()):
         raise NotStacked("it has running statistics or random layers")
     try:
         objective, lifted = objective_key(o.objective)
@@ -80,8 +80,8 @@ def train_together(requests: Sequence[Request], device: torch.device) -> list[Ra
             batch = together([r.batches[k] for r in requests], device)
             try:
                 g, (loss, found) = gradient(values, batch.x, batch.y, batch.ids, batch.weight)
-            except RuntimeError as error:
-                raise NotStacked(str(error).splitlines()[0]) from error
+            except Exception as error:  # of one call, or of all: each runs alone then, and fails by itself if it must
+                raise NotStacked(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
             losses.append(loss)
             for name, part in found.items():
                 parts.setdefault(name, []).append(part)
