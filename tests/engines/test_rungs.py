@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import airloom
+from airloom.engines.executors import make_executor
 from airloom.errors import ScenarioError
 from airloom.methods.fedavg import FedAvg
 from airloom.models.fast import Fast
@@ -46,6 +47,31 @@ def test_header_names_the_rung_and_resume_keeps_it(tmp_path: Path, monkeypatch: 
         assert airloom.resume(out).summary["digest"] == whole.summary["digest"]  # type: ignore[union-attr]
         monkeypatch.undo()
         assert rungs == [name]
+
+
+def test_resume_keeps_the_executor_that_decides_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"set": SMALL, "target": None, "checkpoint_every_s": 0.0, "budget": {"rounds": 4}, "executor": "stacked"}
+    whole = airloom.run("fedavg", out=None, **given)
+
+    def stop(point: Any) -> None:
+        if point["round"] == 2:
+            raise KeyboardInterrupt
+
+    assert airloom.run("fedavg", out=tmp_path / "run", progress=stop, **given).status == "interrupted"
+    assert load(tmp_path / "run").header["executor"] == "stacked" and load(tmp_path / "run").header["device"] == "cpu"
+    names: list[tuple[str, str]] = []
+    monkeypatch.setattr("airloom.runner.make_executor", lambda *args, made=make_executor: names.append((args[0], args[-1])) or made(*args))
+    assert airloom.resume(tmp_path / "run").summary["digest"] == whole.summary["digest"]  # type: ignore[union-attr]
+    assert names == [("stacked", "cpu")]
+
+
+def test_devices_have_no_effect_on_real_machines_and_are_refused() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ScenarioError, match="device='cuda' with engine 'ray': allowed with engine simulated"):
+        airloom.run("fedavg", engine="ray", device="cuda", out=None)
+    small: dict[str, Any] = {"set": SMALL, "target": None, "budget": {"rounds": 1}, "out": None}
+    with pytest.raises(ScenarioError, match="device='cuda:77': torch .* sees"):
+        airloom.run("fedavg", device="cuda:77", **small)
 
 
 class Closure(FedAvg):
