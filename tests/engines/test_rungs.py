@@ -70,7 +70,7 @@ def test_devices_have_no_effect_on_real_machines_and_are_refused() -> None:
     with pytest.raises(ScenarioError, match="device='cuda' with engine 'ray': allowed with engine simulated"):
         airloom.run("fedavg", engine="ray", device="cuda", out=None)
     small: dict[str, Any] = {"set": SMALL, "target": None, "budget": {"rounds": 1}, "out": None}
-    with pytest.raises(ScenarioError, match="device='cuda:77': torch .* sees"):
+    with pytest.raises(ScenarioError, match=r"device='cuda:77': torch .* sees"):
         airloom.run("fedavg", device="cuda:77", **small)
 
 
