@@ -55,7 +55,7 @@ def checks(runs: Path) -> Iterator[Check]:
         is_there = importlib.util.find_spec(module) is not None
         yield Check(f"extra {extra}", is_there, "installed" if is_there else "not installed", f"pip install 'airloom[{extra}]' if you want it", False)
     yield _tried("fork", _fork, "runs use one process each (executor loop); on Windows that is all there is", is_needed=False)
-    yield _tried("kernel", _kernel, "a C compiler (cc) makes training of dense layers several times as fast", is_needed=False)
+    yield _tried("kernel", _kernel, "a C compiler (cc) makes training of dense layers several times as fast, of adapters a little", is_needed=False)
     yield _tried("tiny run", _tiny_run, "see the error; try `python -m airloom run fedavg` for all of it")
 
 
@@ -130,7 +130,7 @@ def _kernel() -> str:
     from airloom.models.dense import kernel
 
     kernel()
-    return "works: training of dense layers runs compiled"
+    return "works: training of dense layers and adapters runs compiled"
 
 
 def _tiny_run() -> str:

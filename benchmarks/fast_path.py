@@ -179,7 +179,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name in works(given.quick):
         if given.only is None or name in given.only:
-            here = [rung for rung in rungs if rung != "kernel" or name in ("phones", "w1")]
+            here = [rung for rung in rungs if rung != "kernel" or name != "w2"]
             row = found[name] = measure(name, given.quick, here, 5 if given.quick else 15)
             told = ", ".join(f"{rung} {row[rung]['ratio']:.2f}x (gap {row[rung]['gap']:.0e})" for rung in here)
             if not given.json:

@@ -8,7 +8,7 @@ term or weight decay, updates the values inside of the script:
 
 Everything else lets the script leave the gradient, and goes on as the eager loop does: the same numbers, bit for bit. On the rung `compile` the
 script leaves the gradient too, compiled by Inductor (see `compiled`); where that fails it is replayed. On the rung `kernel` plain gradient descent on
-chains of dense layers runs in compiled code (see `dense`), all else as on `replay`.
+chains of dense layers runs in compiled code (see `dense`), all else as on `replay`, with compiled products for narrow adapters (see `narrow`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from airloom.errors import ScenarioError
+from airloom.models import narrow
 from airloom.models.batch import Batch, Batches, map_inputs
 from airloom.models.compiled import compiled_step
 from airloom.models.dense import NoKernel, dense_chain, dense_inputs, kernel, run_dense
@@ -57,6 +58,7 @@ class Fast:
         if name in ("auto", "kernel"):
             try:
                 kernel()
+                narrow.library()
             except NoKernel as reason:
                 if name == "kernel":
                     raise ScenarioError(f"fast='kernel': this machine has no kernel: {reason}; use auto, or replay") from reason
@@ -71,9 +73,9 @@ class Fast:
             raw = _dense(skeleton, x, batches, options) if self.name == "kernel" else None
             if raw is not None:
                 return raw
-            for is_compiled in (True, False) if self.name == "compile" else (False,):
+            for rung in ("compile", "replay") if self.name == "compile" else (self.name,):
                 try:
-                    return _replayed(skeleton, x, batches, options, is_compiled)
+                    return _replayed(skeleton, x, batches, options, rung)
                 except NotRecorded as reason:
                     self.fallbacks[f"{x.spec.name}: {reason}"] = None
             return run_training(skeleton, x, batches, options)
@@ -133,18 +135,18 @@ class _Kept:
     compiled: Callable[..., Any] | None = None
 
 
-def _replayed(skeleton: Skeleton, x: Params, batches: Batches, options: Options, is_compiled: bool) -> Raw:
-    """Run a training call on its script, compiled or not; NotRecorded if it has none."""
+def _replayed(skeleton: Skeleton, x: Params, batches: Batches, options: Options, rung: str) -> Raw:
+    """Run a training call on its script; NotRecorded if it has none."""
     key, lifted = objective_key(options.objective)
     only = None if options.only is None else moving(x.spec, options.only)
-    is_update = not is_compiled and _updates_in_place(options, only)
+    is_update = rung != "compile" and _updates_in_place(options, only)
     first = batches[0]
-    whole = (is_compiled, is_update, shapes_of(first), first.ids is None, first.classes, options.only, key)
+    whole = (rung, is_update, shapes_of(first), first.ids is None, first.classes, options.only, key)
     kept = skeleton.scripts.get(whole)
     if not isinstance(kept, _Kept):
         if len(skeleton.scripts) >= _SCRIPTS_KEPT:
             skeleton.scripts.clear()
-        kept = skeleton.scripts[whole] = _make(skeleton, x, batches, options, only, lifted, is_update=is_update, is_compiled=is_compiled)
+        kept = skeleton.scripts[whole] = _make(skeleton, x, batches, options, only, lifted, rung=rung, is_update=is_update)
     if kept.reason:
         raise NotRecorded(kept.reason)
     return _run(kept, skeleton, x, batches, options, only, lifted)
@@ -158,8 +160,8 @@ def _make(
     only: Moving | None,
     lifted: Sequence[Tensor],
     *,
+    rung: str,
     is_update: bool,
-    is_compiled: bool,
 ) -> _Kept:
     """Record a step, and compare it with the loop on another batch."""
     first, other = _own(batches[0]), _own(batches[batches.steps - 1])
@@ -170,8 +172,8 @@ def _make(
             script = record(skeleton, first, lifted, options.objective, leaves)
         names, once = tuple(script.parts), tuple(script.once)
         if is_update:
-            kept = _Kept("", names, once, updates=update_step(script, skeleton))
-        elif is_compiled:
+            kept = _Kept("", names, once, updates=update_step(script, skeleton, is_kernel=rung == "kernel"))
+        elif rung == "compile":
             kept = _Kept("", names, once, compiled=compiled_step(script, skeleton, [*batch_tensors(first), *lifted]))
         else:
             kept = _Kept("", names, once, gradients=gradient_step(script, skeleton))

@@ -1,7 +1,7 @@
 """Recorded steps with fewer passes over memory.
 
-`in_place` writes results where something lies that is needed no more; it changes no number. `summed` lets matrix products add themselves to what they
-are added to, which rounds differently:
+`in_place` writes results where something lies that is needed no more, and `seen_once` leaves out views; they change no number. `summed` lets matrix
+products add themselves to what they are added to, which rounds differently:
 
     y + s (P Q)        ->  y.addmm_(P, Q, alpha=s) where y is needed no more, else addmm(y, P, Q, alpha=s)
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from airloom.models.script import Op, Script, Slot
 
@@ -151,6 +152,53 @@ def summed(script: Script, held: Iterable[Slot] = ()) -> Script:
             break
     script.ops = [made for k, op in enumerate(script.ops) for made in instead.get(k, [op])]
     return script.swapped(now)
+
+
+def seen_once(script: Script) -> Script:
+    """Look at each tensor once per shape: views of views, views back and views made before are left out."""
+    swap: dict[Slot, Slot] = {}
+    base: dict[Slot, Slot] = {}  # of a view, what it is a view of
+    made: dict[tuple[Slot, Any, Any], Slot] = {}
+    ops: list[Op] = []
+    for op in script.ops:
+        op.args, op.kwargs = tree_map(lambda a: swap.get(a, a) if isinstance(a, Slot) else a, (op.args, op.kwargs))
+        if op.func in _VIEWS and op.out in script.fresh:
+            given: Slot = op.args[0]
+            source, out = base.get(given, given), script.tensors[op.out]
+            whole, shape = script.tensors[source], list(out.shape)
+            if not _is_view(whole, out):
+                source, whole = given, script.tensors[given]
+            found = source if _is_same(whole, out) else made.get((source, tuple(shape), out.stride()))
+            if found is not None:
+                swap[op.out] = found
+                continue
+            op.func, op.args = _aten.view.default, [source, shape]
+            made[source, tuple(shape), out.stride()] = op.out
+            base[op.out] = source
+        elif op.func is _aten.t.default:
+            found = made.get((op.args[0], "t", None))
+            if found is not None:
+                swap[op.out] = found
+                continue
+            made[op.args[0], "t", None] = op.out
+        ops.append(op)
+    script.ops = ops
+    read = {s for op in ops for s in op.inputs()} | set(script.swapped(lambda s: swap.get(s, s)).results())
+    script.ops = [op for op in ops if not op.is_view or not read.isdisjoint(op.outputs())]
+    return script
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether two views of one tensor are the same."""
+    return a.shape == b.shape and a.stride() == b.stride()
+
+
+def _is_view(whole: Tensor, out: Tensor) -> bool:
+    """Whether `out` is what `whole.view` of its shape gives."""
+    try:
+        return whole.numel() == out.numel() and _is_same(whole.view(out.shape), out)
+    except RuntimeError:  # its strides do not allow it
+        return False
 
 
 def without_ones(script: Script) -> Script:

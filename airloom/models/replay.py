@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from airloom.models import products
-from airloom.models.fuse import in_place, summed, without_ones
+from airloom.models import narrow
+from airloom.models.fuse import in_place, seen_once, summed, without_ones
+from airloom.models.route import begun, laid_out, routed
 from airloom.models.script import NotRecorded, Op, Script, Slot
 from airloom.models.skeleton import Skeleton
 
@@ -77,10 +78,11 @@ class _Writer:
         func = self.held(_PLAIN.get(op.func, op.func), "f_" + re.sub(r"\W", "_", str(op.func)))
         self.lines.append(f"{target} = {func}({', '.join([*map(self.name, op.args), *named])})")
 
-    def product(self, op: Op, gradient: Tensor) -> None:
+    def product(self, op: Op, gradient: Tensor, *, is_kernel: bool = False) -> None:
         """Write a product that goes straight into the flat gradient."""
         a, b = map(self.name, op.args)
-        self.lines.append(f"{self.held(torch.mm)}({a}, {b}, out={self.held(gradient)})")
+        is_narrow = is_kernel and narrow.form(*(self.script.tensors[s] for s in op.args)) == "columns"
+        self.lines.append(f"{self.held(narrow.columns if is_narrow else torch.mm)}({a}, {b}, out={self.held(gradient)})")
 
     def function(self, head: Sequence[str], result: Sequence[str]) -> Callable[..., Any]:
         """Compile what was written; values are let go of after their last use."""
@@ -135,7 +137,8 @@ def _products(script: Script) -> _Products:
 
 def gradient_step(script: Script, skeleton: Skeleton) -> Callable[..., Any]:
     """Return `step(*inputs) -> (loss, *parts)`, which leaves the gradient in the skeleton: the numbers of the eager pass, bit for bit."""
-    writer = _Writer(in_place(script))
+    script = seen_once(in_place(script))
+    writer = _Writer(script)
     found = _products(script)
     targets: dict[int, tuple[str, Tensor]] = {}
     for name in found.weights:
@@ -168,12 +171,14 @@ class UpdateStep:
     biased: tuple[bool, ...]
 
 
-def update_step(script: Script, skeleton: Skeleton) -> UpdateStep:
-    """Return the step that updates in place; a leaf that gets no gradient only shrinks."""
+def update_step(script: Script, skeleton: Skeleton, *, is_kernel: bool = False) -> UpdateStep:
+    """Return the step that updates in place; a leaf that gets no gradient only shrinks. `is_kernel`: narrow products run in compiled code."""
+    is_kernel = is_kernel and narrow.library() is not None
     script = without_ones(script)
     paying = {name: pair for name, (_, *pair) in _products(script).weights.items() if _is_gram_cheap(script, *pair)}
     factors = {s for pair in paying.values() for s in pair}
-    writer = _Writer(in_place(summed(script, factors), factors))
+    script = laid_out(seen_once(in_place(summed(script, factors), factors)), skeleton)
+    writer = _Writer(script)
     found = _products(script)
     made = {script.root(s): k for k, op in enumerate(script.ops) for s in (*op.outputs(), *(op.inputs() if op.is_mutating else ()))}
     last_read = _last_reads(script, skeleton)
@@ -213,11 +218,13 @@ def update_step(script: Script, skeleton: Skeleton) -> UpdateStep:
         lines.append(f"{flat} = {g}.reshape(-1); {flat} = {writer.held(torch.dot)}({flat}, {flat})")
         lines.append(f"if keep != 1.0: {here}.mul_(keep)")
         lines.append(f"{here}.add_({g}, alpha=rate)")
+    instead = begun(script, skeleton) if is_kernel else {}
     for k, op in enumerate(script.ops):
         if k in written:
-            writer.product(op, written[k])
+            writer.product(op, written[k], is_kernel=is_kernel)
         elif k not in skipped:
-            writer.operation(_routed(op, script))
+            for part in instead.get(k, [op]):
+                writer.operation(routed(part, script, is_kernel=is_kernel))
         writer.lines.extend(after.get(k, ()))
     for start, stop in _stretches(written.values()):
         g, values, norm = writer.held(skeleton.gradient[start:stop]), writer.held(skeleton.values[start:stop]), f"d{len(dots)}"
@@ -226,16 +233,6 @@ def update_step(script: Script, skeleton: Skeleton) -> UpdateStep:
     out = [script.loss, *script.parts.values(), *(s for pair in pairs.values() for s in pair)]
     run = writer.function([*(f"v{k}" for k in range(script.inputs)), "keep", "rate"], [*map(writer.name, out), *dots])
     return UpdateStep(run, tuple(biased.values()))
-
-
-def _routed(op: Op, script: Script) -> Op:
-    """The operation, by oneDNN where that is faster on this processor."""
-    is_affine = op.func is _aten.addmm.default
-    if (op.func is not _aten.mm.default and not is_affine) or op.kwargs or (is_affine and script.tensors[op.args[0]].dim() != 1):
-        return op
-    if products.layout(*(script.tensors[s] for s in op.args[-2:])) not in products.routed():
-        return op
-    return Op(products.affine if is_affine else products.product, op.args, {}, op.out)
 
 
 def _stretches(parts: Iterable[Tensor]) -> list[tuple[int, int]]:

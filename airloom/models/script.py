@@ -161,9 +161,14 @@ class Script:
 
     def new(self, tensor: Tensor) -> Slot:
         """A slot for what another operation makes, with an example of it."""
+        slot = self.constant(tensor)
+        self.fresh.add(slot)
+        return slot
+
+    def constant(self, tensor: Tensor) -> Slot:
+        """A slot for a constant."""
         slot = Slot(len(self.tensors))
         self.tensors.append(tensor)
-        self.fresh.add(slot)
         return slot
 
     def swapped(self, now: Callable[[Slot], Slot]) -> Script:

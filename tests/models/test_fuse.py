@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from airloom.models import allocator
 from airloom.models.batch import Batches
 from airloom.models.fast import Fast
-from airloom.models.fuse import in_place, summed
+from airloom.models.fuse import in_place, seen_once, summed
 from airloom.models.module import model
 from airloom.models.script import Op, Recorder, Script, Slot
 from airloom.models.train import train
@@ -118,6 +118,23 @@ def test_what_is_held_stays() -> None:
     script, _ = script_of(lambda x, w: torch.relu(torch.mm(x, w)).sum(), x, w)
     held = next(op.out for op in script.ops if op.func is torch.ops.aten.mm.default)
     assert names(in_place(script, [held]).ops) == ["mm", "relu", "sum"]
+
+
+def test_each_shape_of_a_tensor_is_looked_at_once() -> None:
+    x, w = matrices((2, 3, 4), (4, 4))
+
+    def step(x: Tensor, w: Tensor) -> Tensor:
+        y = torch.mm(x.view(6, 4), w).view(2, 3, 4)
+        z = torch.sin(y.view(6, 4)) + torch.mm(y.view(6, 4), w.t()) + torch.mm(y.view(6, 4), w.t())  # back, and twice the same
+        turned = z.t().reshape(24)  # a copy: no view of z
+        return turned.view(4, 6) + z.view(24).view(4, 6)
+
+    script, before = script_of(step, x, w)
+    assert (before.count("view"), before.count("t")) == (8, 3)
+    seen = seen_once(script)
+    after = names(seen.ops)
+    assert (after.count("view"), after.count("t")) == (2, 2)  # x, and z as 4 x 6 (the copy has that shape); w and z
+    assert torch.equal(result(seen, x, w), step(x, w))
 
 
 class Drawn(nn.Module):
