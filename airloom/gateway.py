@@ -275,7 +275,6 @@ def policy_of(folder: Path, service: Assistant) -> Params:
 def application(gateway: Gateway) -> Any:
     """Return the FastAPI application of a gateway."""
     fastapi, responses, requests = library("fastapi"), library("fastapi.responses"), library("starlette.requests")
-    app = fastapi.FastAPI(title="airloom", docs_url=None, redoc_url=None, openapi_url=None)
     name = type(gateway.service).__name__.lower()
 
     def refuse(status: int, message: str, kind: str) -> Any:
@@ -338,6 +337,13 @@ def application(gateway: Gateway) -> Any:
     async def models(_: Any) -> Any:
         return responses.JSONResponse({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "airloom"}]})
 
+    async def unknown(request: Any, error: Any) -> Any:
+        kind = "invalid_request_error"
+        return refuse(
+            error.status_code, f"{request.method} {request.url.path}: there is POST /v1/chat/completions, GET /v1/models, /health, /metrics", kind
+        )
+
+    app = fastapi.FastAPI(title="airloom", docs_url=None, redoc_url=None, openapi_url=None, exception_handlers={404: unknown, 405: unknown})
     for path, method, endpoint in (("/v1/chat/completions", "POST", completions), ("/health", "GET", health), ("/metrics", "GET", metrics),
                                    ("/v1/models", "GET", models)):  # fmt: skip
         app.add_route(path, endpoint, methods=[method])
@@ -357,14 +363,26 @@ def read(raw: bytes) -> tuple[str, int, bool]:
     messages = body.get("messages") if isinstance(body, dict) else None
     if not isinstance(messages, list) or not messages:
         raise ScenarioError("request, messages: got none; send a list with at least one {role, content}")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
-            raise ScenarioError("request, messages: an entry is no {role, content} of texts; images and tools are left out")
-    if messages[-1]["role"] != "user" or not messages[-1]["content"]:
+    texts = [_text(message.get("content")) if isinstance(message, dict) and isinstance(message.get("role"), str) else None for message in messages]
+    if None in texts:
+        raise ScenarioError("request, messages: an entry is no {role, content} of texts; images and tools are left out")
+    if messages[-1]["role"] != "user" or not texts[-1]:
         raise ScenarioError("request, messages: the last one must be the user's, and not empty")
     if body.get("n", 1) != 1:
         raise ScenarioError(f"request, n: got {body['n']!r}; allowed is 1")
-    return messages[-1]["content"], sum(len(message["content"].encode()) for message in messages[:-1]), bool(body.get("stream", False))
+    if body.get("tools") or body.get("functions"):
+        raise ScenarioError("request, tools: allowed are none; leave them out, this server calls no tools for its clients")
+    return texts[-1], sum(len((text or "").encode()) for text in texts[:-1]), bool(body.get("stream", False))
+
+
+def _text(content: Any) -> str | None:
+    """What a message says: its text, or the texts of its parts; None where there is something else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        return None
+    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
 
 
 async def _events(head: dict[str, Any], text: str, about: dict[str, Any]) -> AsyncIterator[str]:

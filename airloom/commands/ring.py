@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ from airloom.commands.terminal import answer, escape, out, say
 from airloom.errors import ScenarioError
 
 _FIELDS: Mapping[str, type] = {"model": str, "prompt": str, "layers": int, "keep_layers": int, "hop_delay_s": float, "layer_delay_s": float}
-_NEVER = 1.0  # byte/s, too slow for any layer: what a process may keep is the plan's limit here, and the system does not enforce it
+_NEVER = 1e3  # byte/s, too slow for any layer: what a process may keep is the plan's limit here, and the system does not enforce it
 
 
 def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields: Mapping[str, str], folder: Path | None, as_json: bool) -> None:
@@ -29,7 +29,6 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
     """
     from airloom.api import folder_of
     from airloom.engines import ring as engine
-    from airloom.engines.profile import hop_s, layer_s
     from airloom.models.decoder import Decoder, write_decoder
     from airloom.plans.pagecache import timeline
     from airloom.plans.placement import Placement, RingDevice, RingModel
@@ -51,12 +50,12 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
     if len(delays) != count:
         raise ScenarioError(f"--set ring.layer_delay_s: got {len(delays)} numbers; allowed are one, or {count} with commas between them")
     hop_delay_s = float(own.get("hop_delay_s", "0"))
-    with _ended_in_order(), tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.safetensors"
+    with _ended_in_order(), engine.scratch() as scratch:
+        path = scratch / "model.safetensors"
         layers = int(own["layers"]) if "layers" in own else None
         write_decoder(path, Path(own["model"]) if "model" in own else None, layers=layers, seed=seed)
         decoder = Decoder(path)
-        shape, (compute_s, output_s) = decoder.shape, layer_s(decoder)
+        shape = decoder.shape
         if not all(0 <= token < shape.vocabulary for token in prompt) or len(prompt) + made.tokens > shape.length:
             raise ScenarioError(f"--set ring.prompt: allowed are ids below {shape.vocabulary}, and with tokens={made.tokens} at most {shape.length}")
         tables = 4.0 * shape.vocabulary * shape.width
@@ -64,15 +63,15 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
             layers=shape.layers, layer_bytes=decoder.layer_bytes(), width=shape.width, row_bytes=4.0 * shape.width,
             cache_bytes=8.0 * shape.width // shape.heads * shape.kv_heads * shape.length, input_bytes=tables, output_bytes=tables,
         )  # fmt: skip
-        names = [f"worker{i}" for i in range(count)]
-        hop, keep = hop_s(4 * shape.width) + hop_delay_s if count > 1 else 0.0, int(own.get("keep_layers", 0))
+        names, keep = [f"worker{i}" for i in range(count)], int(own.get("keep_layers", 0))
+        here = engine.profile(path, count, position=max(1, len(prompt) - 1 + made.tokens // 2))
 
         def devices(left: list[str]) -> list[RingDevice]:
             kept = max(keep, ceil(shape.layers / len(left))) * model.loaded_bytes  # whoever is left can hold all of the model
             return [
                 RingDevice(
-                    name=name, available_bytes=kept + (i == 0) * (model.output_bytes + model.row_bytes), disk_bytes_per_s=_NEVER, hop_s=hop,
-                    cpu_layer_s=compute_s + delays[names.index(name)], output_s=output_s,
+                    name=name, available_bytes=kept + (i == 0) * (model.output_bytes + model.row_bytes), disk_bytes_per_s=_NEVER,
+                    hop_s=here.hop_s + hop_delay_s, cpu_layer_s=here.layer_s + delays[names.index(name)], output_s=here.head_s,
                 )
                 for i, name in enumerate(left)
             ]  # fmt: skip
@@ -87,14 +86,15 @@ def ring(ctx: typer.Context, method: str, seed: int, workers: int | None, fields
         where = folder_of("auto" if folder is None else folder, f"ring-prima-{seed}")
         assert where is not None
         with RecordWriter(where, header) as writer:
-            done = engine.decode(path, names, planned, prompt, made.tokens, hop_delay_s=hop_delay_s, layer_delay_s=delays)
+            ahead = bool(made.prefetch)
+            done = engine.decode(path, names, planned, prompt, made.tokens, hop_delay_s=hop_delay_s, layer_delay_s=delays, is_prefetched=ahead)
             at_s, first = 0.0, done.placements[0]
             for i, (token, seconds) in enumerate(zip(done.tokens, done.seconds, strict=True)):
                 at_s += seconds
                 writer.point({"seconds": at_s, "round": i, "token": token, "token_s": seconds})
-            predicted = timeline(model, devices(names), first, is_prefetched=bool(made.prefetch)).token_s
+            predicted = timeline(model, devices(names), first, is_prefetched=ahead).token_s
             found = {
-                "tokens": done.tokens, "token_s": median(done.seconds), "predicted_s": predicted, "turns": first.turns,
+                "tokens": done.tokens, "token_s": median(done.seconds), "predicted_s": predicted, "profile": asdict(here), "turns": first.turns,
                 "windows": list(first.windows), "died": [{"worker": name, "after_tokens": after} for name, after in done.died],
             }  # fmt: skip
             writer.summary({"status": "done", "seconds": at_s, "rounds": len(done.tokens), "metrics": {}, **found})

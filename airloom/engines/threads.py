@@ -68,7 +68,7 @@ class ThreadWorld:
         network, task: from the scenario; `task.residents` are the endpoints.
         seed: names random streams.
         workers: calls at once.
-        state: what a place keeps from before, such as a trained policy; calls read it and change nothing.
+        state: what a place keeps from before, such as a trained policy. Calls change it at their end; of two that overlap the later end counts.
     """
 
     def __init__(self, network: Network, task: Task, seed: int, workers: int, state: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -77,7 +77,7 @@ class ThreadWorld:
         self.seed = seed
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="airloom-call")
         self.began_s = time.monotonic()
-        self.state = state or {}
+        self.state = {name: dict(kept) for name, kept in (state or {}).items()}
         self.price = 0.0
         self.joules = 0.0
         self.lock = threading.Lock()
@@ -92,13 +92,17 @@ class ThreadWorld:
         given = map_leaves(_value, args)
         started_s = self.now_s
         place = self.network.places[where]
-        kept = dict(self.state.get(where) or {})
+        with self.lock:
+            before = dict(self.state.get(where) or {})
         here = Here(
-            name=where, device=place.device, facts=place.facts, start_s=started_s, state=kept, task=self.task, drawn=0, seed=self.seed
+            name=where, device=place.device, facts=place.facts, start_s=started_s, state=dict(before), task=self.task, drawn=0, seed=self.seed
         )  # fmt: skip
         value = fn(here, *given)
         ended_s = self.now_s
+        changed = {key: kept for key, kept in here.state.items() if key not in before or kept is not before[key]}
         with self.lock:
+            if changed:
+                self.state.setdefault(where, {}).update(changed)
             self.price += here.price
             self.joules += here.declared_j + place.device.joules(ended_s - started_s, here.work()) if place.role == "client" else 0.0
         return value, started_s, ended_s

@@ -29,7 +29,9 @@ GIB = 2.0**30
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A computer of the home. Rates in FLOP/s and byte/s; gpu_* are 0 without a GPU; is_shared: CPU and GPU share memory."""
+    """A computer of the home. Rates in FLOP/s and byte/s; gpu_* are 0 without a GPU; is_shared: CPU and GPU share memory; software_s: of handing on
+    an activation, beside the link (0 for the testbed, whose latencies are measured by its authors' program).
+    """
 
     name: str
     system: str
@@ -44,6 +46,7 @@ class Host:
     gpu_flops_per_s: float = 0.0
     gpu_bytes_per_s: float = 0.0
     is_shared: bool = False
+    software_s: float = 0.0
 
 
 # speeds (all ours): what quantized layers reach on such processors, and the memory's rate; watts while computing, ours
@@ -102,7 +105,8 @@ def ring_of(hosts: Sequence[Host], model: RingModel, layer_flops: float, output_
                 cpu_layer_s=layer_flops / host.cpu_flops_per_s + model.loaded_bytes / host.cpu_bytes_per_s,
                 gpu_layer_s=layer_flops / host.gpu_flops_per_s + model.loaded_bytes / host.gpu_bytes_per_s if host.vram_bytes else float("inf"),
                 output_s=output_flops / host.cpu_flops_per_s + (model.row_bytes + model.output_bytes) / host.cpu_bytes_per_s,
-                vram_bytes=host.vram_bytes, copy_s=copy_s, hop_s=host.latency_s + 8.0 * model.hop_bytes / host.wifi_bps if len(hosts) > 1 else 0.0,
+                vram_bytes=host.vram_bytes, copy_s=copy_s,
+                hop_s=host.latency_s + host.software_s + 8.0 * model.hop_bytes / host.wifi_bps if len(hosts) > 1 else 0.0,
             )
         )  # fmt: skip
     return ring

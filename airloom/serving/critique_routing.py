@@ -5,8 +5,8 @@
     c_k = 1[go on] (1[m = strongest] - rho);   R_k = sum_{j >= k} (r_j - mu c_j);   A_k = R_k - mean over the others that reached turn k
     gradient = mean over episodes of sum_k A_k grad log pi(a_k | s_k);   lambda <- max(0, lambda + eta (N_strongest - rho N)), N calls
 
-Paper: W. Fang, L. Yuan, G. Lan et al., "Iterative Critique-and-Routing Controller for Multi-Agent Systems with Heterogeneous LLMs", 2026,
-arXiv 2605.08686; reconstructed from the abstract and a third-party summary.
+Paper: W. Fang et al., "Iterative Critique-and-Routing Controller for Multi-Agent Systems with Heterogeneous LLMs", 2026, arXiv 2605.08686;
+reconstructed from the abstract and a third-party summary.
 Symbols: q question, d draft, m agent, z whether d is right, K `turns`, G `group`, w_v, w_r, w_f, w_t `verdict, route, final, turn_cost`, rho `share`.
 Left out: the text of the critique (the agent reads the draft alone) and its format reward; other agents' shares.
 """
@@ -43,6 +43,7 @@ class CritiqueRouting(Assistant):
         verdict, route, final, turn_cost: of the reward (0.5, 0.5, 1.0, 0.6, ours); a cost below `verdict` pays for being wrong and going on.
         entropy: of the surrogate (0.1): stopping must be tried even after first drafts, all wrong. dual_lr, dual_gain: of `Dual` (ours).
         averaging: weight of an update in the mean controller that is served (1: the last one). is_greedy: in service; False samples (ours).
+        service_lr: step of a multiplier in service, taken off the strongest agent's logit; it bounds what users' questions add to the share (ours).
     """
 
     paper: ClassVar[str] = "Fang et al. 2026, arXiv 2605.08686"
@@ -60,13 +61,13 @@ class CritiqueRouting(Assistant):
     dual_gain: float = ranged(0, 100, default=0.0, is_neutral=True)
     averaging: float = ranged(0, 1, default=1.0, open_low=True, is_neutral=True)
     is_greedy: bool = field(default=True, metadata={"is_neutral": True})
+    service_lr: float = ranged(0, 100, default=0.5)
     entropy: float = ranged(0, 100, default=0.1)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
 
     def prepare(self, node: Node) -> None:
-        path = [node.name] if node.children == node.clients else [next(c for c in node.children if c not in node.clients), node.name]
-        theta = node.program(node.clients[0], self.train, path)
-        node.fetch(node.map(self.install, node.clients, theta))
+        above = [*[c for c in node.children if c not in node.clients][:1], node.name]
+        node.fetch(node.map(self.install, node.clients, theta := node.program(node.clients[0], self.train, above)))
         node.report(model=theta)
 
     def train(self, device: Node, above: list[str]) -> Any:
@@ -107,18 +108,15 @@ class CritiqueRouting(Assistant):
         z = torch.stack([turn["d"] == s["y"] for turn in (*taken, s)], -1).numpy().reshape(self.prompts, self.group, -1)
         theta, dual, own = self.theta(here), Dual(lr=self.dual_lr, gain=self.dual_gain), here.state.get("own", {"lambda": 0.0})
         A = turn_advantages(self.rewards(m, z, reached) - dual.mu(own) * np.where(m > 0, (m == AGENTS) - self.share, 0.0), reached)
-        g = theta.zeros()
-        for k, turn in enumerate(taken):
-            batch = decisions(turn["seen"], turn["m"], turn["old"], A[..., k].reshape(-1), reached[..., k].reshape(-1))
-            g = g + here.grad(theta, batch, objective=Surrogate(actions=AGENTS + 1, entropy=self.entropy))
+        turns = (decisions(c["seen"], c["m"], c["old"], A[..., k].reshape(-1), reached[..., k].reshape(-1)) for k, c in enumerate(taken))
+        g = sum((here.grad(theta, turn, objective=Surrogate(actions=AGENTS + 1, entropy=self.entropy)) for turn in turns), theta.zeros())
         here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, g, here.state.get("optimizer"))
         here.state["mean"] = (1.0 - self.averaging) * self.theta(here, "mean") + self.averaging * here.state["theta"]
         N, strongest = (float(used.sum(-1).mean()) for used in (m > 0, m == AGENTS))
         here.state["own"] = dual.step(own, strongest - self.share * N)
-        return {"step": t, "train_accuracy": float(z[..., -1].mean()), "calls": N, "strongest_rate": strongest / N if N else 0.0, **own}
+        return {"step": t, "train_accuracy": float(z[..., -1].mean()), "calls": N, "strongest_rate": strongest / max(N, 1e-9), **own}
 
-    def rewards(self, m: Any, z: Any, reached: Any) -> Any:
-        """(B, G, K) rewards from actions m, verdicts z of the drafts before the first and after every turn, and the turns that were reached."""
+    def rewards(self, m: Any, z: Any, reached: Any) -> Any:  # (B, G, K); z: whether drafts were right before the first turn and after every one
         goes, before, now = m > 0, z[..., :-1], z[..., 1:]
         last = reached & ~np.concatenate([reached[..., 1:], np.zeros_like(reached[..., :1])], -1)
         r = self.verdict * np.where(goes != before, 1.0, -1.0) + self.route * (goes & now) + self.final * (last & now) - self.turn_cost * goes
@@ -131,16 +129,18 @@ class CritiqueRouting(Assistant):
             if (refined := self.take(device, notes[-1])) is None:
                 return (draft or self.local(device, asked))._replace(is_fallback=True)
             draft = refined
-        more = {"calls": len(notes), "strongest_calls": sum(note.place == above[-1] for note in notes)}
-        return (draft or self.local(device, asked))._replace(more=more)
+        return (draft or self.local(device, asked))._replace(more={"calls": len(notes), "strongest_calls": sum(n.place == above[-1] for n in notes)})
 
     def decide(self, here: Here, question: str, draft: str, last: int) -> int:
         here.cost(seconds=(WINDOW + 2) / here.model.prefill_per_s + 1 / here.model.decode_per_s)
+        dual, own = Dual(lr=self.service_lr), here.state.get("served", {})  # what users ask is not what it was trained on
         logits = here.forward(self.theta(here), self.state(question, draft, last))[:, -1, : AGENTS + 1]
-        return int(logits.argmax() if self.is_greedy else draw(logits, 1, here.rng("decide", question, last).random((1, 1))))
+        logits[:, AGENTS] -= dual.mu(own)
+        m = int(logits.argmax() if self.is_greedy else draw(logits, 1, here.rng("decide", question, last).random((1, 1))))
+        here.state["served"] = dual.step(own, (m == AGENTS) - self.share) if m else own
+        return m
 
-    def state(self, question: str, draft: str, last: int) -> Any:
-        """Token ids (1, WINDOW + 2) of a question, a draft and the number of the agent that wrote it; what is no number is unreadable."""
+    def state(self, question: str, draft: str, last: int) -> Any:  # (1, WINDOW + 2) token ids; a draft that is no number is unreadable
         return torch.cat([encode([question]), torch.tensor([[IDS.get(draft, IDS["?"]) if draft else IDS["_"], IDS[str(last)]]])], 1)
 
     def theta(self, here: Here, name: str = "theta") -> Any:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,10 +16,11 @@ import pytest
 
 from airloom.cli import main
 from airloom.commands.ring import _ended_in_order
-from airloom.engines.ring import decode
+from airloom.engines.ring import decode, profile
 from airloom.errors import RunFailed, ScenarioError
 from airloom.models.decoder import Decoder, Shape, _drawn, greedy, write_decoder
 from airloom.plans.placement import Placement
+from airloom.scenarios.home import HOSTS, ring_of, sizes
 from tests.models.test_decoder import small
 
 PROMPT, TOKENS = [1, 4, 2], 6
@@ -68,8 +71,10 @@ def test_a_worker_that_dies_is_reported_and_planned_around(model: Path) -> None:
 
 _DRIVER = """
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
-from airloom.engines.ring import decode
+from airloom.engines.ring import decode, profile
 from tests.engines.test_ring import even
 decode(Path(sys.argv[1]), ["a", "b"], even, [1], 20, layer_delay_s=[0.5, 0.5], on_token=lambda _, pids: print(*pids, flush=True))
 """
@@ -77,16 +82,30 @@ decode(Path(sys.argv[1]), ["a", "b"], even, [1], 20, layer_delay_s=[0.5, 0.5], o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_their_driver(model: Path, number: signal.Signals) -> None:
-    driver = subprocess.Popen([sys.executable, "-c", _DRIVER, str(model)], stdout=subprocess.PIPE, text=True)
+def test_workers_and_folders_go_with_their_driver(model: Path, number: signal.Signals, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    driver = subprocess.Popen([sys.executable, "-c", _DRIVER, str(model)], stdout=subprocess.PIPE, text=True, env=environment)
     assert driver.stdout is not None
     with driver, driver.stdout as lines:
         workers = [psutil.Process(int(pid)) for pid in lines.readline().split()]  # both are in the middle of a token: 3 s of delays each
-        assert len(workers) == 2
+        assert len(workers) == 2 and [path.name for path in tmp_path.glob("*/*.txt")]
         driver.send_signal(number)
         driver.wait()
     _, alive = psutil.wait_procs(workers, timeout=30)  # without the watch they wait for a neighbor, up to 120 s
     assert not alive
+    waited_s = 0.0
+    while (left := list(tmp_path.iterdir())) and waited_s < 30:
+        time.sleep(0.05)
+        waited_s += 0.05
+    assert not left
+
+
+@pytest.mark.slow
+def test_a_profile_has_hops_where_there_are_neighbors(model: Path) -> None:
+    alone, three = profile(model, 1, position=4), profile(model, 3)
+    assert alone.hop_s == 0.0 < min(alone.layer_s, alone.head_s, three.layer_s, three.head_s)
+    with pytest.raises(RunFailed, match="No such file"):
+        profile(model.with_name("nothing"), 1)
 
 
 @pytest.mark.slow
@@ -119,6 +138,8 @@ def test_the_command_leaves_a_record(tmp_path: Path, capsys: pytest.CaptureFixtu
     lines = [json.loads(line) for line in (file / "record.jsonl").read_text().splitlines()]
     assert [line["token"] for line in lines if line["kind"] == "point"] == said["tokens"]
     assert lines[-1]["predicted_s"] == said["predicted_s"]
+    measured = said["profile"]  # 13 layers in turn, then what the head does beside them; no hops
+    assert said["predicted_s"] == pytest.approx(13 * measured["layer_s"] + measured["head_s"]) and measured["hop_s"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -150,6 +171,12 @@ def test_a_profile_is_a_computer_of_the_home(tmp_path: Path, capsys: pytest.Capt
     assert "RATE:LATENCY" in capsys.readouterr().err
     assert main(["doctor", "--profile", str(file), "--link", "300e6:0.005"]) == 2
     assert "--watts: got none" in capsys.readouterr().err
+
+
+def test_what_software_takes_is_part_of_a_hop() -> None:
+    model, flops, output_flops = sizes("8b", 1024)
+    plain, slow = (ring_of([replace(host, software_s=s) for host in HOSTS[:2]], model, flops, output_flops) for s in (0.0, 0.25))
+    assert [b.hop_s - a.hop_s for a, b in zip(plain, slow, strict=True)] == pytest.approx([0.25, 0.25])
 
 
 def test_the_drawn_model_has_nine_million_weights() -> None:

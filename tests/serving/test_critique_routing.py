@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
 import airloom
+from airloom.program.here import Here
 from airloom.serving.critique_routing import AGENTS, CONTROLLER, CritiqueRouting
 from tests.serving.worlds import NEVER, asked, column, served, skilled, star, three_tiers
 
@@ -92,6 +95,24 @@ def test_sampled_decisions_vary_and_repeat_with_the_seed() -> None:
 
     once = calls()
     assert len(set(once)) > 1 and once == calls()  # an untrained controller takes all four actions about as often
+
+
+@pytest.mark.parametrize(("lr", "most"), [(0.0, 40), (0.5, 12)])
+def test_in_service_the_share_holds_whatever_the_controller_learned(lr: float, most: int) -> None:
+    # This controller prefers the strongest agent by a logit of 1 to the device's. Greedy, without a price: always. With one, of share 0.25 and step
+    # 0.5 each such call adds 0.375 to lambda and each other one takes 0.125 off, so that lambda stays within 0.875 and 1.375 once it got there, and
+    # 40 calls have 10 + lambda / 0.5 to the strongest: 12, with lambda = 1.
+    leaning = torch.tensor([[[-9.0, 0.0, -9.0, 1.0]]])
+    m, here = CritiqueRouting(service_lr=lr, share=0.25), Mock(spec=Here, state={}, model=skilled(1.0))
+    here.forward = lambda *_: leaning.clone()
+    used = [m.decide(here, "1+2=", "", 0) == AGENTS for _ in range(40)]
+    assert sum(used) == most
+
+
+def test_stopping_is_no_call_and_changes_no_price() -> None:
+    m, here = CritiqueRouting(), Mock(spec=Here, state={"served": {"lambda": 0.7, "excess": 0.1}}, model=skilled(1.0))
+    here.forward = lambda *_: torch.tensor([[[9.0, 0.0, 0.0, 0.0]]])
+    assert m.decide(here, "1+2=", "3", 1) == 0 and here.state["served"]["lambda"] == 0.7
 
 
 def test_without_a_link_the_device_answers() -> None:
