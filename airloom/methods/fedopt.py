@@ -30,7 +30,8 @@ class FedOpt(Method):
     """Adaptive federated optimization.
 
     Arguments:
-        server: the server's optimizer (`sgd(momentum=0.9)` is FedAvgM, `adam(lr=0.01)`, `yogi(lr=0.01)`, `adagrad(lr=0.1)`). Its default step, 0.01, is ours.
+        server: the server's optimizer (`sgd(momentum=0.9)` is FedAvgM, `adam(lr=0.01)`, `yogi(lr=0.01)`, `adagrad(lr=0.1)`). Its default
+            step, 0.01, is ours.
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
         weights: "samples" weighs clients by data size, "equal" does not (paper's boxes).
