@@ -1,4 +1,4 @@
-"""FedOpt: the server treats the mean update as a gradient and takes a step of its own (FedAvgM, FedAdam, FedYogi).
+"""FedOpt: the server treats the mean update as a gradient and takes a step of its own (FedAvgM, FedAdam, FedYogi, FedAdagrad).
 
     P = m clients, drawn uniformly
     each client n in P:  Delta_n = (H steps of SGD from x) - x
@@ -8,7 +8,7 @@
 Paper: Reddi, Charles, Zaheer et al., "Adaptive Federated Optimization", ICLR 2021, arXiv 2003.00295, Algorithms 1 and 2; FedAvgM: Hsu, Qi, Brown
 2019, arXiv 1909.06335.
 Symbols: x global model, Delta mean update, eta, beta1, beta2, tau fields of `server`, H `local_steps` (K), eta_l `lr`.
-Left out: FedAdagrad; decay of the client step size. The boxes average plainly (`weights="equal"`); by default clients weigh as in FedAvg.
+Left out: decay of the client step size. The boxes average plainly (`weights="equal"`); by default clients weigh as in FedAvg.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class FedOpt(Method):
     """Adaptive federated optimization.
 
     Arguments:
-        server: the server's optimizer (`sgd(momentum=0.9)` is FedAvgM, `adam(lr=0.01)`, `yogi(lr=0.01)`). Its default step, 0.01, is ours.
+        server: the server's optimizer (`sgd(momentum=0.9)` is FedAvgM, `adam(lr=0.01)`, `yogi(lr=0.01)`, `adagrad(lr=0.1)`). Its default
+            step, 0.01, is ours.
         fraction: share of the present clients that take part in a round; at least one does.
         local_steps, lr, batch_size: of local SGD.
         weights: "samples" weighs clients by data size, "equal" does not (paper's boxes).

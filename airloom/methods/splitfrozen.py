@@ -23,7 +23,7 @@ from airloom.errors import ScenarioError
 from airloom.models.params import Params
 from airloom.models.step import AdamW, Optimizer
 from airloom.models.submodel import layers
-from airloom.parts.halves import joined, output_gradient, packed, pieces
+from airloom.parts.halves import counted, joined, output_gradient, packed, pieces
 from airloom.parts.optimizer import local_optimizer
 from airloom.program.here import Here
 from airloom.program.method import Method, State, part, ranged
@@ -126,13 +126,13 @@ class SplitFrozen(Method):
 
     def chunk(self, here: Here, block: dict[str, Any], m: int) -> dict[str, Any]:
         h, labels = (block[key].tensor_split(self.micro)[m] for key in ("h", "labels"))
-        return {"y": h, "labels": labels, "share": len(h) / len(block["h"])}
+        return {"y": h, "labels": labels, "share": counted(labels) / counted(block["labels"])}
 
     def F(self, here: Here, w: Params, h: Any) -> dict[str, Any]:
         y, tape = here.forward(w, h.to(w.spec.dtype), keep=True)
         return {"y": y, "tape": tape}
 
-    def loss(self, here: Here, y: Any, labels: Any, share: float) -> Any:
+    def loss(self, here: Here, y: Any, labels: Any, share: Any) -> Any:
         return share * output_gradient(here, y, labels)
 
     def back(self, here: Here, tape: Any, g: Any, wrt: str) -> Any:

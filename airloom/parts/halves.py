@@ -18,6 +18,7 @@ from airloom.models.batch import Batch
 from airloom.models.params import Params, join
 from airloom.models.submodel import layers
 from airloom.program.here import Here
+from airloom.tasks.metrics import IGNORE
 
 
 def pieces(x: Params, *cuts: int) -> list[Params | None]:
@@ -78,10 +79,20 @@ def output_gradient(here: Here, out: Tensor, labels: Tensor) -> Tensor:
 
 
 def packed(batch: Batch) -> Tensor:
-    """Labels as they travel: one byte each where there are at most 256 classes."""
-    return batch.y.to(torch.uint8) if 0 < batch.classes <= 256 and not batch.y.is_floating_point() else batch.y
+    """Labels as they travel: one byte each where there are at most 256 classes; next tokens, some of which may not count (-100), in one up to 128
+    classes and in two up to 32,768."""
+    if not batch.classes or batch.y.is_floating_point():
+        return batch.y
+    if batch.y.dim() == 1:
+        return batch.y.to(torch.uint8) if batch.classes <= 256 else batch.y
+    return batch.y.to(torch.int8 if batch.classes <= 128 else torch.int16) if batch.classes <= 32_768 else batch.y
 
 
 def unpacked(labels: Tensor) -> Tensor:
     """Labels as objectives want them."""
-    return labels.to(torch.int64) if labels.dtype == torch.uint8 else labels
+    return labels if labels.is_floating_point() else labels.to(torch.int64)
+
+
+def counted(labels: Tensor) -> Tensor:
+    """How many of the labels count, as a number to divide by."""
+    return (labels != IGNORE).sum().double().clamp(min=1.0)

@@ -129,11 +129,29 @@ class ServerYogi(_Adaptive):
         return v - (1 - self.beta2) * square * Params(v.spec, torch.sign((v - square).flat))
 
 
-SERVER_OPTIMIZERS: Mapping[str, type[ServerOptimizer]] = MappingProxyType({"sgd": ServerSGD, "adam": ServerAdam, "yogi": ServerYogi})
+@dataclass(frozen=True, kw_only=True)
+class ServerAdagrad(ServerOptimizer):
+    """FedAdagrad: v <- v + g^2, x <- x - lr g / (sqrt(v) + tau); steps only become shorter. No first moment, as in the paper's experiments.
+
+    Arguments: `lr` (required) and `tau` as in `ServerAdam`.
+    """
+
+    lr: float = ranged(0, inf, open_low=True)
+    tau: float = ranged(0, inf, default=1e-3, open_low=True)
+
+    def step(self, x: Params, g: Params, state: ServerState) -> tuple[Params, ServerState]:
+        """One step with a step size for each value."""
+        v = (x.zeros() + self.tau**2 if state is None else state["v"]) + g * g
+        return _moved(x, g, self.lr * g / (Params(v.spec, v.flat.sqrt()) + self.tau)), {"v": v}
+
+
+SERVER_OPTIMIZERS: Mapping[str, type[ServerOptimizer]] = MappingProxyType(
+    {"sgd": ServerSGD, "adam": ServerAdam, "yogi": ServerYogi, "adagrad": ServerAdagrad}
+)
 
 
 def server_optimizer(text: str) -> ServerOptimizer:
-    """Make a server optimizer by name: `sgd(momentum=0.9)`, `adam(lr=0.01)`, `yogi(lr=0.01)`.
+    """Make a server optimizer by name: `sgd(momentum=0.9)`, `adam(lr=0.01)`, `yogi(lr=0.01)`, `adagrad(lr=0.1)`.
 
     >>> server_optimizer("sgd(momentum=0.9)")
     ServerSGD(lr=1.0, momentum=0.9)

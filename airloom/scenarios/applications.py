@@ -21,6 +21,7 @@ from airloom.network.profiles import CLOUD
 from airloom.network.topology import star
 from airloom.scenarios.scenario import Scenario
 from airloom.tasks import strings
+from airloom.tasks.datasets import at_hand
 from airloom.tasks.task import Task
 from airloom.tasks.tokenizer import beside
 
@@ -46,7 +47,7 @@ def applications(
         seed: of the world: the questions of training. Those of validation and tests are always the same.
         rows: questions of each task.
         rank: of the adapters, for all tasks together; at least 5 for one rank row each.
-        model: folder of a causal model of transformers, or file of llama2.c, with its tokenizer; None: the small transformer.
+        model: folder of a causal model of transformers, or file of llama2.c, with its tokenizer, maybe within the data folder; None: the small one.
         speed_flops_per_s: of the boards of "reverse" and "max"; the others have half, double and a quarter of it.
         rate_bps, latency_s: of each board's link, both ways.
 
@@ -70,8 +71,9 @@ def applications(
         values = strings.pretrained()
         spec = lora(values.spec, rank=rank, alpha=2.0 * rank, targets=TARGETS, values=values)
     else:
-        spec = hf_lora(model, rank=rank, alpha=2.0 * rank)
-        data = strings.spelled(data, beside(model), outputs(spec))
+        where = at_hand(model)
+        spec = hf_lora(where, rank=rank, alpha=2.0 * rank)
+        data = strings.spelled(data, beside(where), outputs(spec))
     shards = {name: np.arange(i * rows, (i + 1) * rows) for i, name in enumerate(names)}
     task = Task(name="applications", dataset=data, model=spec, shards=shards, natural=own, seed=seed)
     return Scenario(

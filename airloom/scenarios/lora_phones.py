@@ -25,6 +25,7 @@ from airloom.network.profiles import phones as draw_phones
 from airloom.scenarios.phones import enough
 from airloom.scenarios.scenario import Scenario
 from airloom.tasks import Dataset, TaskSettings, load, load_text, make_task
+from airloom.tasks.datasets import at_hand
 from airloom.tasks.embedded import EMBEDDED, embedded
 from airloom.tasks.language import TEXT_FILES
 from airloom.tasks.task import Task
@@ -58,7 +59,8 @@ def lora_phones(
         devices: phones; each third has memory for another rank.
         rank: r of the model's LoRA pairs, at least 4.
         alpha: numerator of the pairs' scale alpha / sqrt(r); None: 4 sqrt(r).
-        model: folder of a model of transformers, or file of llama2.c, with its tokenizer; None: the embedded one, on digits.
+        model: folder of a model of transformers, or file of llama2.c, with its tokenizer, maybe within the data folder; None: the embedded one, on
+            digits.
         window: tokens per row of a text.
         batch_size: that the memory classes are made for; larger batches may not fit.
         sharing, downlink, radius_m: of the cell, as in `phones`.
@@ -109,10 +111,11 @@ def _pretrained(model: str, task: TaskSettings, rank: int, alpha: float | None, 
     name = "shakespeare" if task.dataset == "digits" else task.dataset
     if name != "shakespeare" and name not in TEXT_FILES:
         raise ScenarioError(f"lora_phones(task.dataset={name!r}): a language model needs text; allowed are shakespeare, {', '.join(TEXT_FILES)}")
-    data = load_text(name, beside(model), task.data, window=window, limit=task.limit)
-    is_llama = Path(model).suffix == ".bin"
+    where = at_hand(model, task.data)
+    data = load_text(name, beside(where), task.data, window=window, limit=task.limit)
+    is_llama = where.suffix == ".bin"
     spec = hf_lora(
-        model, rank=rank, alpha=4.0 * rank**0.5 if alpha is None else alpha, scaling="alpha/sqrt(r)", targets=LLAMA_TARGETS if is_llama else None,
+        where, rank=rank, alpha=4.0 * rank**0.5 if alpha is None else alpha, scaling="alpha/sqrt(r)", targets=LLAMA_TARGETS if is_llama else None,
         head="classification" if data.kind == "classification" else "causal", classes=data.classes if data.kind == "classification" else None,
     )  # fmt: skip
     if data.kind == "next_token":

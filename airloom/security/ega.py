@@ -9,7 +9,7 @@
 
 Paper: Zeng, Liu, Liang et al., "Encoded Gradients Aggregation against Gradient Leakage in Federated Learning", 2022, arXiv 2205.13216, after a public
 re-implementation; reconstructed where that is silent: noise, who decodes, the orthogonal codec, which is the oracle of the whole path.
-Left out: scales per block, codes of fewer bits, a mean that the server never sees. With real data clients agree on a `secret` of their own.
+Left out: scales per block, codes of fewer bits, a mean the server never sees. With real data clients agree on a `secret` of their own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class EGA(OfSums):
         codec: "orthogonal" (ours, exact but for rounding), or "trained".
         block: B, values that are coded together (256 in the re-implementation; 16, ours, trains in seconds).
         levels: s, integers from -s to s (64); 0 codes values as they are, for the rotation alone (ours, for tests of the path).
-        sigma: deviation of the noise on codes, in units of the largest update (without levels, in those of the values).
+        bound: n as everybody knows it, larger values are clipped: nobody tells its largest one, and a round trip is spared; 0: the largest.
+        sigma: deviation of the noise on codes, in units of n (without levels, in those of the values).
         noise: "own" of each client, or "zero_sum".
         decoder: one of the "clients" (the server then cannot read a code), or the "server".
         secret: what the clients share and the server does not know: the codec and pairs' noises are drawn from it.
@@ -51,6 +52,7 @@ class EGA(OfSums):
     codec: Literal["orthogonal", "trained"] = "orthogonal"
     block: int = ranged(1, 4096, default=16)
     levels: int = ranged(0, 1_000_000, default=64)
+    bound: float = ranged(0, 1e9, default=0.0)
     sigma: float = ranged(0, 1e3, default=0.0)
     noise: Literal["own", "zero_sum"] = "own"
     decoder: Literal["clients", "server"] = "clients"
@@ -64,16 +66,14 @@ class EGA(OfSums):
         p = [1.0] * len(refs) if weights is None else [float(w) for w in weights]
         total = sum(p)
         v = node.map(self.weighed, [r.place for r in refs], about, each=[(r, len(refs) * p_i / total) for r, p_i in zip(refs, p, strict=True)])
-        late = node.first([r["most"] for r in v], len(v))[2]
+        late = [] if self.bound else node.first([r["most"] for r in v], len(v))[2]
         there = [i for i, r in enumerate(v) if r["most"] not in late]
-        n = max(node.fetch([v[i]["most"] for i in there]), default=0.0) if self.levels else 1.0
+        n = (self.bound or max(node.fetch([v[i]["most"] for i in there]), default=0.0)) if self.levels else 1.0
         names = [v[i].place for i in there]
         nonce = int(node.rng("ega", node.now_s).integers(2**62))  # of this exchange
         z = node.map(self.encoded, names, n, names, nonce, each=[(v[i], p[i] / total) for i in there])
-        out = list(refs)
-        for i, r in zip(there, z, strict=True):
-            out[i] = r
-        return out
+        coded_by = dict(zip(there, z, strict=True))
+        return [coded_by.get(i, r) for i, r in enumerate(refs)]
 
     def reduce(self, node: Node, refs: Sequence[Ref], weights: Sequence[float] | None, like: Any, over: Any = None) -> Any:
         late = node.first(refs, len(refs))[2]
@@ -91,7 +91,7 @@ class EGA(OfSums):
     def weighed(self, here: Here, about: Any, value: Any, weight: float) -> dict[str, Any]:
         """At a client: its update times M p_i, as one vector, and its largest entry."""
         flats = [(leaf - about if about is not None else leaf).flat for _, leaf in leaves(value) if isinstance(leaf, Params)]
-        v = torch.cat(flats) * weight
+        v = (torch.cat(flats) * weight).clamp(-(self.bound or torch.inf), self.bound or torch.inf)
         zeros = {} if isinstance(value, Params) else {k: None if isinstance(leaf, Params | None) else 0.0 for k, leaf in value.items()}
         return {"v": v, "most": v.abs().max().double(), "zeros": zeros, "is_about": about is not None}
 

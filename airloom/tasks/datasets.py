@@ -256,6 +256,13 @@ def _folder(name: str, folder: str | Path | None) -> Path:
     return Path(chosen).expanduser()
 
 
+def at_hand(path: str | Path, folder: str | Path | None = None) -> Path:
+    """A file or folder, such as a pretrained model: as it is named, else within the data folder (None: AIRLOOM_DATA) if it is there."""
+    named, data = Path(path).expanduser(), folder if folder is not None else os.environ.get("AIRLOOM_DATA")
+    inside = named if named.exists() or not data else Path(data).expanduser() / named
+    return inside if inside.exists() else named
+
+
 def _file(folder: Path, name: str, relative: str) -> Path:
     """Find one file of a data set."""
     for path in (folder / relative, folder / Path(relative).name):

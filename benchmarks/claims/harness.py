@@ -243,6 +243,7 @@ class Claim:
         chance: accuracy of guessing, which the best side of the small plan must beat.
         about: the world in words and numbers, for the record.
         columns: of the page's table (see `table`).
+        player: makes the runs of a plan, with the folder `parts`, where `play` does not.
     """
 
     module: str
@@ -256,6 +257,7 @@ class Claim:
     columns: Sequence[tuple[str, str, str]]
     more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}
     is_by_device: bool = False
+    player: Callable[[Plan, Path | None], Outcome] | None = None
 
     @property
     def name(self) -> str:
@@ -265,7 +267,8 @@ class Claim:
     def run(self, plan: Plan | None = None, folder: Path | None = None, parts: Path | None = None) -> Outcome:
         """Run the claim; with a folder, keep its record there."""
         used = plan or self.plan
-        outcome = play(self.world, self.sides, used, self.more, self.is_by_device, parts)
+        player = self.player or (lambda plan, parts: play(self.world, self.sides, plan, self.more, self.is_by_device, parts))
+        outcome = player(used, parts)
         if folder is not None:
             began_s = time.process_time() - outcome.cpu_s
             keep(self.name, self.sides, used, self.about, outcome, began_s, folder, f"python -m benchmarks.claims.{self.module} --data {self.data}")

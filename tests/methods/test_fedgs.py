@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from airloom.errors import ScenarioError
+from airloom.methods.fedavg import FedAvg
 from airloom.methods.fedgs import FedGS
 from airloom.methods.hfedavg import HFedAvg
 from airloom.models import zoo
@@ -158,6 +159,22 @@ def test_bytes_are_the_formula(T: int) -> None:
         assert spent["bytes_up"] == M * L * T * (w + F * 4)
         # the model both ways, the class mix down, and the number of devices up, whatever T
         assert spent["bytes_backhaul"] == M * (2 * w + F * 4 + 8)
+
+
+@pytest.mark.parametrize("r", [0.4, 1.0])
+def test_where_it_communicates_for_less_than_fedavg(r: float) -> None:
+    # all L = 3 devices of M = 2 factories, T = 4 steps. FedAvg sends 2 M L models inside and, since a factory's server keeps the copy that came down,
+    # M (1 + L) outside; FedGS 2 M L T inside and 2 M outside, r times as often. Equal where a byte outside costs rho times as much as one inside:
+    #     r (2 L T + 2 rho) = 2 L + rho (L + 1)
+    M, L, T, w = 2, 3, 4, 24
+    task = labelled({c: [0, 1] for c in NAMES})
+    mine = run(tree(), task, FedGS(group_rounds=T, devices=L, random=1, batch_size=2), 2).spent(1)
+    other = run(tree(), task, FedAvg(local_steps=T, batch_size=2, lr=0.1), 2).spent(1)
+    inside, outside = ([spent["bytes_up"] + spent["bytes_down"] for spent in (mine, other)], [spent["bytes_backhaul"] for spent in (mine, other)])
+    small = [M * L * T * 2 * 4, M * (2 * 4 + 8)]  # counts of labels and devices
+    rho = (r * (inside[0] - small[0]) - 2 * M * L * w) / (M * (L + 1) * w - r * (outside[0] - small[1]))
+    assert rho == pytest.approx(2 * L * (r * T - 1) / (L + 1 - 2 * r), rel=1e-12)
+    assert 2 * M * L * w <= inside[1] < 2 * M * L * (w + 20) and M * (L + 1) * w <= outside[1] < M * (L + 1) * (w + 20)  # and FedAvg's losses
 
 
 def test_seconds_by_hand() -> None:

@@ -17,7 +17,7 @@ from airloom.models import zoo
 from airloom.models.batch import Batch, first_tensor
 from airloom.models.hf import hf_lora
 from airloom.models.lora import lora
-from airloom.models.objective import CrossEntropy
+from airloom.models.objective import CrossEntropy, NextToken
 from airloom.models.price import forward_flops, gradient_flops
 from airloom.models.step import SGD, AdamW
 from airloom.models.submodel import layers
@@ -25,6 +25,7 @@ from airloom.models.train import grad
 from airloom.network.network import Network
 from airloom.plans.pipe import makespan_s, pipe_ends_s
 from airloom.tasks import Dataset, TaskSettings, make_task
+from airloom.tasks.metrics import IGNORE
 from airloom.tasks.task import Task
 from tests.methods.hand import away, star
 from tests.methods.quadratic import Course, run
@@ -116,6 +117,35 @@ def test_a_language_model_is_cut_between_its_blocks(tmp_path: Path) -> None:
         w = w | (w[top] - 0.05 * g[top])
     # float32: gradients of order 1 over 24 rows, two steps of 0.05: some 1e-7 apart
     np.testing.assert_allclose(course.x.numpy(), w.flat.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def sentences(vocabulary: int = 12) -> Task:
+    """Four rows per client of six tokens, of which fewer and fewer count, for an adapted transformer of two blocks in float64."""
+    base = zoo.transformer(vocabulary=vocabulary, width=8, heads=2, blocks=2, context=6, dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(vocabulary, size=(12, 6)) for _ in range(2))
+    for i in range(12):
+        y[i, : i % 6] = IGNORE
+    data = Dataset(
+        name="ids", x_train=x, y_train=y, x_validation=x, y_validation=y, x_test=x, y_test=y, classes=vocabulary, kind="next_token", source="made"
+    )
+    spec = lora(base, rank=2, values=base.initial(0), targets=["query", "value"])
+    return Task(name="ids", dataset=data, model=spec, shards={n: np.arange(4 * i, 4 * i + 4) for i, n in enumerate(NAMES)})
+
+
+@pytest.mark.parametrize(("vocabulary", "label_bytes"), [(12, 1), (200, 2)])
+@pytest.mark.parametrize("micro", [1, 3])
+def test_next_tokens_some_of_which_do_not_count(vocabulary: int, label_bytes: int, micro: int) -> None:
+    # embedding and first block at the devices: 8 values of 8 bytes per token go up, with its label; a micro-batch weighs as many tokens as count
+    task = sentences(vocabulary)
+    course = played(2, task=task, cut=2, batch_size=4, micro=micro)
+    assert course.spent(0)["bytes_up"] == 3 * 4 * 6 * (8 * 8 + label_bytes)
+    w, top, union = course.states[0]["x"], layers(2, 5), Batch(torch.from_numpy(task.dataset.x_train), torch.from_numpy(task.dataset.y_train))
+    for _ in range(2):
+        g, _ = grad(w, union, objective=NextToken())
+        w = w | (w[top] - 0.05 * g[top])
+    assert not torch.equal(w.flat, course.states[0]["x"].flat)
+    np.testing.assert_allclose(course.x.numpy(), w.flat.numpy(), rtol=1e-9, atol=1e-12)
 
 
 def orders(t: int) -> list[int]:

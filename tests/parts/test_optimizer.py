@@ -11,7 +11,7 @@ from torch import nn
 from airloom.errors import ScenarioError
 from airloom.models.module import ModelSpec, model
 from airloom.models.params import Params
-from airloom.parts.optimizer import ServerAdam, ServerOptimizer, ServerSGD, ServerYogi
+from airloom.parts.optimizer import ServerAdagrad, ServerAdam, ServerOptimizer, ServerSGD, ServerYogi
 
 
 def spec_of(values: int) -> ModelSpec:
@@ -69,7 +69,18 @@ def test_yogi_by_hand() -> None:
     assert values(x) == pytest.approx([-0.1 * 0.2 / (sqrt(0.29) + 0.5), -0.1 * 0.01 / (sqrt(0.2499) + 0.5)], rel=1e-14)
 
 
-@pytest.mark.parametrize("optimizer", [ServerSGD(lr=0.3, momentum=0.5), ServerAdam(lr=0.1), ServerYogi(lr=0.1)])
+def test_adagrad_by_hand() -> None:
+    # v0 = 0.25. g = 2: v = 4.25; then g = -1: v = 5.25
+    optimizer = ServerAdagrad(lr=0.1, tau=0.5)
+    x, state = optimizer.step(params(1, 1), params(2, 2), None)
+    first = 1 - 0.1 * 2 / (sqrt(4.25) + 0.5)
+    assert values(x) == pytest.approx([first, first], rel=1e-14)
+    x, state = optimizer.step(x, params(-1, -1), state)
+    second = first + 0.1 / (sqrt(5.25) + 0.5)
+    assert values(x) == pytest.approx([second, second], rel=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", [ServerSGD(lr=0.3, momentum=0.5), ServerAdam(lr=0.1), ServerYogi(lr=0.1), ServerAdagrad(lr=0.5)])
 def test_minimizes_a_quadratic_without_changing_its_arguments(optimizer: ServerOptimizer) -> None:
     x, goal, state = params(3, -2), params(1, 1), None
     for _ in range(400):
@@ -91,7 +102,9 @@ def test_second_moments_stay_positive(gradients: list[float]) -> None:
             assert torch.isfinite(x.flat).all()
 
 
-@pytest.mark.parametrize("optimizer", [ServerSGD(lr=0.1), ServerSGD(lr=0.1, momentum=0.9), ServerAdam(lr=0.1), ServerYogi(lr=0.1)])
+@pytest.mark.parametrize(
+    "optimizer", [ServerSGD(lr=0.1), ServerSGD(lr=0.1, momentum=0.9), ServerAdam(lr=0.1), ServerYogi(lr=0.1), ServerAdagrad(lr=0.1)]
+)
 def test_running_statistics_take_the_mean(optimizer: ServerOptimizer) -> None:
     spec = model(lambda: nn.BatchNorm1d(3))
     assert spec.trainable_size == 6 < spec.size
@@ -104,7 +117,7 @@ def test_running_statistics_take_the_mean(optimizer: ServerOptimizer) -> None:
 
 def test_works_on_shapes_alone() -> None:
     x = params(1, 2).to_meta()
-    for optimizer in (ServerSGD(momentum=0.9), ServerAdam(lr=0.1), ServerYogi(lr=0.1)):
+    for optimizer in (ServerSGD(momentum=0.9), ServerAdam(lr=0.1), ServerYogi(lr=0.1), ServerAdagrad(lr=0.1)):
         y, _ = optimizer.step(x, x, None)
         assert y.is_meta
 

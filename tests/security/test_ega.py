@@ -99,6 +99,19 @@ def test_the_exchange_of_scales_costs_a_round_trip() -> None:
     assert (round(plain, 3), round(mine, 3)) == (2.0, 6.0)
 
 
+def test_a_bound_that_all_know_spares_the_exchange_and_clips() -> None:
+    # nobody's largest entry goes up; without that round trip four of the six seconds are left. A bound above all values changes rounding alone
+    network = star(dict.fromkeys(NAMES, 1e9), latency_s=1.0)
+    mine, told = (final(EGA(block=4, levels=FINE, bound=bound), network=network, rounds=1) for bound in (10.0, 0.0))
+    assert round(mine.spent(0)["seconds"], 3) == 4.0
+    assert told.spent(0)["bytes_up"] - mine.spent(0)["bytes_up"] == 4 * 8
+    np.testing.assert_allclose(mine.x.numpy(), final(rounds=1).x.numpy(), atol=1e-4)
+    # FedOpt with a step of 1 moves by the mean update, whose entries are clipped to 0.001 at each client: none moves by more
+    near = final(EGA(block=1, levels=FINE, bound=1e-3), FedOpt, rounds=1, server=ServerSGD(lr=1.0))
+    moved = (near.x - torch.tensor([1.0, -1.0, 2.0, 0.5, 3.0])).abs()
+    assert 1e-4 < moved.max() <= 1e-3 + 1e-8
+
+
 def test_the_order_of_clients_changes_nothing() -> None:
     swapped = run(
         star(dict.fromkeys(reversed(NAMES), 1e9)), ROWS, FedAvg(**FIELDS, protect=EGA(block=4, levels=FINE)), 3, start=[1.0, -1.0, 2.0, 0.5, 3.0]
@@ -138,6 +151,7 @@ def test_the_trained_codec_recovers_means_the_worse_the_more_noise() -> None:
         mean = coded(code, "D", (coded(code, "E", x) + noise).mean(0))
         error.append(((mean - x.mean(0)).square().mean() / x.mean(0).square().mean()).sqrt().item())
     assert error == sorted(error)
+    assert error[0] < 0.15
     assert error[-1] < 1  # what a decoder that always says zero reaches
 
 
@@ -156,6 +170,6 @@ def test_loop_and_pool_agree() -> None:
 
 
 def test_bad_input() -> None:
-    for field in ({"block": 0}, {"sigma": -1.0}, {"levels": -1}, {"secret": -1}):
+    for field in ({"block": 0}, {"sigma": -1.0}, {"levels": -1}, {"bound": -1.0}, {"secret": -1}):
         with pytest.raises(ScenarioError, match=rf"EGA\.{next(iter(field))}: got .* allowed is"):
             EGA(**field)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airloom.errors import ScenarioError
 from airloom.tasks import datasets
-from airloom.tasks.datasets import Dataset, carve, files, load, names
+from airloom.tasks.datasets import Dataset, at_hand, carve, files, load, names
 
 
 def small(**changes: object) -> Dataset:
@@ -198,3 +198,14 @@ def test_reference_points_of_plain_models(data_folder: Path) -> None:
 
 def test_names_have_files() -> None:
     assert all(files(name) for name in names() if name != "digits")
+
+
+def test_a_model_may_be_named_within_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRLOOM_DATA", raising=False)
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "model.bin").write_bytes(b"")
+    whole = tmp_path / "lm" / "model.bin"
+    assert at_hand(whole) == at_hand(whole, tmp_path / "other") == at_hand("lm/model.bin", tmp_path) == whole
+    assert at_hand("lm/model.bin") == at_hand("lm/model.bin", tmp_path / "lm") == Path("lm/model.bin")  # in neither: as named, for the message
+    monkeypatch.setenv("AIRLOOM_DATA", str(tmp_path))
+    assert at_hand("lm/model.bin") == whole
