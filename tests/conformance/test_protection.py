@@ -33,7 +33,8 @@ REFUSED = {"centralized"}  # its clients send labels, which are integers
 SILENT = {"local_only"}  # nothing leaves its clients
 # what a function returns is a model, so that the update is its difference to the model that came down; of the others it is the value itself
 MODELS = {
-    "ditto", "fedavg", "fedper", "fedprox", "fedrolex", "flexlora", "heterofl", "local_only", "oort", "sequential_fl", "tap", "whale_fl",
+    "disentafl", "ditto", "fedavg", "fedper", "fedprox", "fedrolex", "flexlora", "heterofl", "local_only", "oort", "sequential_fl", "tap",
+    "whale_fl",
 }  # fmt: skip
 ONCE = {"oort", "whale_fl"}  # whom they take, and how wide, follows from measured seconds
 SUMS = {
