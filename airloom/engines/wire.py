@@ -252,7 +252,7 @@ class _Writer:
         return _is_value(kind) and (kind.__module__.startswith(_ROOMS) or kind.__module__ in self.wire.functions.modules)
 
     def _spec(self, spec: ModelSpec) -> int:
-        if spec.base.key not in self.wire.bases:
+        if spec.cold.key not in self.wire.bases:
             raise Unsupported(f"message: got values of {spec.base}, which no node holds; allowed are the task's models and slices of them")
         if spec.key not in self.known:
             self.known[spec.key] = len(self.recipes)
@@ -401,10 +401,13 @@ def _spec_of(recipe: Any, bases: Mapping[str, ModelSpec]) -> ModelSpec:
     """The spec that a recipe describes; coordinates are checked before any array is made from them."""
     if type(recipe) is not dict or type(recipe.get("base")) is not str or recipe["base"] not in bases:
         raise WireError("message: got values of a model that is not here; build the same task at all nodes")
-    base = bases[recipe["base"]]
-    if recipe.keys() == {"base"}:
+    rest = recipe.keys() - {"is_thawed"}
+    if rest != recipe.keys() and (recipe["is_thawed"] is not True or not bases[recipe["base"]].pairs):
+        raise WireError("message: got a description of a thawed model that cannot be read")
+    base = ModelSpec.base_of(recipe, bases)
+    if rest == {"base"}:
         return base
-    if recipe.keys() != {"base", "leaves", "kept", "scale", "width"} or type(recipe["leaves"]) is not dict or type(recipe["scale"]) is not dict:
+    if rest != {"base", "leaves", "kept", "scale", "width"} or type(recipe["leaves"]) is not dict or type(recipe["scale"]) is not dict:
         raise WireError("message: got a description of a slice that cannot be read")
     shapes = {leaf.name: leaf.shape for leaf in base.leaves}
     for name, text in recipe["leaves"].items():

@@ -76,14 +76,14 @@ class AdaLoRAIS(Method):
         budgets = rank_budgets(server, self.client, server.clients, x, s["budgets"])
         plan = s["plan"] if list(s["plan"]) == server.clients else self.plan(server, x, budgets)
         S = ics.draw(server, {n: p["q"] for n, p in plan.items()}, "round", s["t"])
-        share_hz, _ = ics.share(server, {n: Known(*p["known"]) for n, p in plan.items()}, S)
+        share_hz, planned_s = ics.share(server, {n: Known(*p["known"]) for n, p in plan.items()}, S)
         I = {n: sketch(x, plan[n]["k"], server.rng("sketch", s["t"], n)) for n in S}  # noqa: E741 (the paper's name)
         out = server.map(self.client, S, each=[(server.put(x[I[n]]),) for n in S], share_hz=share_hz)
         w, fold = [plan[n]["known"][0] / plan[n]["q"] for n in S], scatter_sum(into=x.zeros())
         x = x + self.protect.reduce(server, self.protect.seal(server, out, w, over=fold), w, like=x, over=fold)
         expected_s = sum([p["q"] * (p["known"][1] + p["known"][2]) for p in plan.values()])
-        rank = sum([plan[n]["k"] for n in S]) / max(1, len(S))
-        server.report(round=s["t"], model=x, rank=rank, clients=len(S), expected_s=expected_s)
+        told = {"planned_s": planned_s, "expected_s": expected_s, "rank": sum([plan[n]["k"] for n in S]) / max(1, len(S))}
+        server.report(round=s["t"], model=x, clients=len(S), **told)
         return {"x": x, "budgets": budgets, "plan": plan, "t": s["t"] + 1}
 
     def client(self, here: Here, x: Params) -> Params:

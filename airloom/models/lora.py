@@ -1,4 +1,4 @@
-"""Low-rank adapters: any model's linear layers wrapped with a pair A, B over a frozen base."""
+"""Low-rank adapters: any model's linear layers wrapped with a pair A, B over a frozen base, which can be thawed to fold products into it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from airloom.errors import ScenarioError
 from airloom.models.module import ModelSpec, model
 from airloom.models.params import Params
-from airloom.models.source import RankPair
-from airloom.models.submodel import covers
+from airloom.models.source import RankPair, base_weight, pair_scale
+from airloom.models.submodel import Submodel, components, covers
 
 
 @final
@@ -115,3 +115,48 @@ def lora(
     return model(
         build, components=declared, dtype=spec.dtype, channels_last=spec.channels_last, name=f"lora of {spec.name}" if name is None else name
     )
+
+
+def thaw(x: Params) -> Params:
+    """Return the same model with the frozen weights of its pairs' layers in the vector, so that a method can change them.
+
+    >>> from airloom.models import zoo
+    >>> x = lora(zoo.mlp(inputs=4, hidden=(6,), classes=3), rank=2, targets=["out"]).initial(0)
+    >>> w = thaw(x)
+    >>> len(w) - len(x) == 6 * 3 and (w[adapters(w.spec)].flat == x.flat).all().item()
+    True
+    """
+    spec, module = x.spec.thawed, x.spec.module()
+    frozen = {name: module.get_parameter(name).detach().to(x.flat.device) for name in {leaf.name for leaf in spec.leaves} - set(x.named())}
+    return Params.from_named(spec, {**x.named(), **frozen})
+
+
+def adapters(spec: ModelSpec) -> Submodel:
+    """Select what the vector held before it was thawed: the pairs, and components that are trained in full."""
+    return components(*[leaf.name for leaf in spec.cold.leaves])
+
+
+def base_weights(spec: ModelSpec) -> Submodel:
+    """Select the weights under the pairs of a thawed model."""
+    own = {leaf.name for leaf in spec.cold.leaves}
+    return components(*[leaf.name for leaf in spec.base.leaves if leaf.name not in own])
+
+
+def fold(w: Params, pairs: Sequence[Params], weights: Sequence[float]) -> Params:
+    """Add the mean product of several clients' pairs, of any ranks, to the weights under them.
+
+    W <- W + s sum_n p_n B_n A_n = W + s [p_1 B_1, p_2 B_2, ...] [A_1; A_2; ...]
+
+    Arguments
+    ---------
+    w: a thawed model, whole.
+    pairs: slices of it that hold pairs.
+    weights: p_n, one for each.
+    """
+    held, named, module, new = w.named(), [m.named() for m in pairs], w.spec.module(), {}
+    for pair in w.spec.pairs:
+        (a, b), leaf, holder = w.spec.pair_leaves(pair), base_weight(module, pair), module.get_submodule(pair)
+        B = torch.cat([p * m[b] for p, m in zip(weights, named, strict=True)], 1)
+        product = pair_scale(holder) * (B @ torch.cat([m[a] for m in named], 0))
+        new[leaf] = held[leaf] + (product.T if getattr(holder, "fan_in_fan_out", False) else product)  # GPT-2 keeps its matrices the other way round
+    return w | Params.from_named(w.spec.slice(base_weights(w.spec)), new)

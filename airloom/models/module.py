@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from airloom.errors import ScenarioError
 from airloom.models.params import Params
 from airloom.models.skeleton import HELD, Skeleton, idle
-from airloom.models.source import Source, floating_leaves, rank_pairs
+from airloom.models.source import Source, base_weight, floating_leaves, rank_pairs
 from airloom.models.submodel import RANK, Axis, Part, Selection, Submodel, covers, everything, meet
 
 AxisLike: TypeAlias = Axis | str | tuple[str, int, int] | None
@@ -124,6 +124,7 @@ class ModelSpec:
     ) -> None:
         self._source = source
         self._base = base
+        self._cold: ModelSpec | None = None  # of `thawed`: the spec it was made from
         self._selection = selection
         self._slices: OrderedDict[object, ModelSpec] = OrderedDict()
         self._where: OrderedDict[str, Places] = OrderedDict()
@@ -203,6 +204,39 @@ class ModelSpec:
         if len(names) != 2:
             raise ScenarioError(f"ModelSpec.pair_leaves({pair!r}) of {self}: allowed: {self.pairs}")
         return names[0], names[1]
+
+    @property
+    def cold(self) -> ModelSpec:
+        """The whole model that all places know: `base`, or what that was thawed from."""
+        return self.base if self.base._cold is None else self.base._cold
+
+    @functools.cached_property
+    def thawed(self) -> ModelSpec:
+        """The same whole model with the frozen weights under its LoRA pairs in the vector too; see `airloom.models.lora.thaw`.
+
+        >>> from airloom.models import zoo
+        >>> from airloom.models.lora import lora
+        >>> spec = lora(zoo.mlp(inputs=4, hidden=(6,), classes=3), rank=2, targets=["out"])
+        >>> [leaf.name for leaf in spec.leaves], [leaf.name for leaf in spec.thawed.leaves]
+        (['out.A', 'out.B'], ['out.weight', 'out.A', 'out.B'])
+        """
+        source = self._source
+        if self.is_slice or self._cold is not None or not self.pairs:
+            raise ScenarioError(f"ModelSpec.thawed of {self}: allowed: a whole model with LoRA pairs over frozen weights")
+
+        def build() -> nn.Module:
+            module = source.make()
+            for pair in self.pairs:
+                owner, _, attribute = base_weight(module, pair).rpartition(".")
+                holder = module.get_submodule(owner)
+                setattr(holder, attribute, nn.Parameter(getattr(holder, attribute).detach().clone()))  # others may share the frozen one
+            return module
+
+        axes = {leaf.name: [None if a is not None and a.name.startswith(RANK) else a for a in leaf.axes] for leaf in self.leaves}
+        declared = {n: paths for n, paths in self.components.items() if paths != (n,)}
+        spec = model(build, components=declared, axes=axes, dtype=self.dtype, channels_last=self.channels_last, name=f"thawed {self.name}")
+        spec._cold = self
+        return spec
 
     @property
     def channels_last(self) -> bool:
@@ -406,21 +440,28 @@ class ModelSpec:
     # ---- recipes
 
     def recipe(self) -> dict[str, Any]:
-        """Describe by JSON values: the key of the base, and for a slice its coordinates."""
+        """Describe by JSON values: the key of the base, whether it is thawed, and for a slice its coordinates."""
+        of: dict[str, Any] = {"base": self.cold.key} | ({} if self.cold is self.base else {"is_thawed": True})
         if self._base is None:
-            return {"base": self.key}
+            return of
         leaves = {}
         for name, part in self._selection.parts.items():
             leaves[name] = "all" if part.is_whole else {"flat": _to_json(part.flat)} if part.flat is not None else [_to_json(d) for d in part.dims]
         kept = None if self.kept is None else list(self.kept)
-        return {"base": self._base.key, "leaves": leaves, "kept": kept, "scale": dict(self.scale), "width": self.width}
+        return {**of, "leaves": leaves, "kept": kept, "scale": dict(self.scale), "width": self.width}
+
+    @staticmethod
+    def base_of(recipe: Mapping[str, Any], bases: Mapping[str, ModelSpec]) -> ModelSpec:
+        """Return the whole model that a recipe speaks of."""
+        base = bases[recipe["base"]]
+        return base.thawed if recipe.get("is_thawed") else base
 
     @staticmethod
     def from_recipe(recipe: Mapping[str, Any], bases: Mapping[str, ModelSpec]) -> ModelSpec:
         """Build from what `recipe` returned; `bases` holds the whole models by key."""
         if recipe["base"] not in bases:
             raise ScenarioError(f"ModelSpec.from_recipe: base {recipe['base']!r} is not at hand; allowed: {sorted(bases)}; build the same task here")
-        base = bases[recipe["base"]]
+        base = ModelSpec.base_of(recipe, bases)
         if "leaves" not in recipe:
             return base
         parts = {}

@@ -38,6 +38,21 @@ def rank_pairs(module: nn.Module) -> dict[str, tuple[str, str]]:
     return found
 
 
+def base_weight(module: nn.Module, pair: str) -> str:
+    """Name of the frozen weight under a LoRA pair."""
+    within = f"{pair}." if pair else ""
+    return f"{within}weight" if isinstance(module.get_submodule(pair), RankPair) else f"{within}base_layer.weight"
+
+
+def pair_scale(holder: nn.Module) -> float:
+    """Factor on the output of a module's LoRA pair."""
+    if isinstance(holder, RankPair):
+        return holder.rank_scale
+    scaling: Any = holder.scaling  # peft: factor by adapter
+    (factor,) = scaling.values()
+    return float(factor)
+
+
 def rescale(holder: nn.Module, factor: float) -> None:
     """Multiply the output of a module's LoRA pair."""
     if isinstance(holder, RankPair):

@@ -232,6 +232,10 @@ class Here:
         """The task's model, without values: all places know it."""
         return self._task.model
 
+    def initial(self, *labels: object) -> Params:
+        """The task's model with values that this device draws anew, from its stream named by `labels`."""
+        return self.spec.meta() if self.is_dry else self.spec.initial(seed_of(self._seed, "device", self._name, *labels))
+
     @property
     def objective(self) -> Any:
         """The task's objective, for methods that add a term to it."""

@@ -105,22 +105,29 @@ def curve(scenario: Scenario, method: Method | Service, budget: int | Mapping[st
 
 
 def level(points: Sequence[Point], metric: str, last: int) -> float:
-    """Mean of the last evaluations; 0 for a run that diverged."""
-    return fmean(point[metric] for point in points[-last:]) if points else 0.0
+    """Mean of the last evaluations; for a run that diverged 0, and without bound where it is a loss."""
+    return fmean(point[metric] for point in points[-last:]) if points else float("inf") if metric.endswith("loss") else 0.0
+
+
+def best_lr(trials: Sequence[Mapping[str, Any]], judged: str) -> float:
+    """The learning rate of the best trial: of the most accuracy, or of the least loss."""
+    sign = -1.0 if judged == "loss" else 1.0
+    return max(trials, key=lambda trial: sign * trial[f"validation_{judged}"])["lr"]
 
 
 def play(
     world: World, sides: Sequence[Side], plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}, is_by_device: bool = False,
-    parts: Path | None = None,
+    parts: Path | None = None, judged: str = "accuracy",
 ) -> Outcome:  # fmt: skip
     """Tune every side in every case, then run it on the seeds of the plan; `more` adds columns of its own to the rows (see `curve`).
 
+    `judged`: what trials are compared by, "accuracy" or "loss".
     With the folder `parts`, what is there already is not run again: a long claim continues where it was stopped.
     """
     outcome = Outcome()
     for i, (case, budget) in enumerate(plan.cases.items()):
         for j, side in enumerate(sides):
-            part = _play_side(world, case, budget, side, plan, more, is_by_device, None if parts is None else parts / f"{i}-{j}.json")
+            part = _play_side(world, case, budget, side, plan, more, is_by_device, None if parts is None else parts / f"{i}-{j}.json", judged)
             outcome.trials += part.trials
             outcome.rows += part.rows
             outcome.cpu_s += part.cpu_s
@@ -129,7 +136,7 @@ def play(
 
 def _play_side(
     world: World, case: str, budget: int | Mapping[str, float], side: Side, plan: Plan, more: Callable[[list[Point]], Mapping[str, Any]],
-    is_by_device: bool, kept: Path | None,
+    is_by_device: bool, kept: Path | None, judged: str,
 ) -> Outcome:  # fmt: skip
     """Trials and runs of one side in one case; each is written to the file `kept` when it is done."""
     part = Outcome(**json.loads(kept.read_text(encoding="utf-8"))) if kept is not None and kept.is_file() else Outcome()
@@ -143,9 +150,9 @@ def _play_side(
             kept.write_text(json.dumps(vars(part)), encoding="utf-8")
 
     for tried in plan.lrs[len(part.trials) :] if len(plan.lrs) > 1 else ():
-        found = [level(curve(world(case, seed), side.with_lr(tried), budget), "validation_accuracy", plan.last) for seed in plan.tuning_seeds]
-        done(part.trials, {"case": case, "side": side.label, "lr": tried, "validation_accuracy": fmean(found)})
-    lr = max(part.trials, key=lambda trial: trial["validation_accuracy"])["lr"] if part.trials else plan.lrs[0]
+        found = [level(curve(world(case, seed), side.with_lr(tried), budget), f"validation_{judged}", plan.last) for seed in plan.tuning_seeds]
+        done(part.trials, {"case": case, "side": side.label, "lr": tried, f"validation_{judged}": fmean(found)})
+    lr = best_lr(part.trials, judged) if part.trials else plan.lrs[0]
     for seed in plan.seeds[len(part.rows) :]:
         points = curve(world(case, seed), side.with_lr(lr), budget, is_by_device)
         done(part.rows, {"case": case, "side": side.label, "lr": lr, "seed": seed, **summary(points, plan), **more(points)})
@@ -244,6 +251,7 @@ class Claim:
         about: the world in words and numbers, for the record.
         columns: of the page's table (see `table`).
         player: makes the runs of a plan, with the folder `parts`, where `play` does not.
+        judged: what trials are compared by: "accuracy", or "loss" for models of text, whose accuracy moves late.
     """
 
     module: str
@@ -258,6 +266,7 @@ class Claim:
     more: Callable[[list[Point]], Mapping[str, Any]] = lambda points: {}
     is_by_device: bool = False
     player: Callable[[Plan, Path | None], Outcome] | None = None
+    judged: str = "accuracy"
 
     @property
     def name(self) -> str:
@@ -267,7 +276,7 @@ class Claim:
     def run(self, plan: Plan | None = None, folder: Path | None = None, parts: Path | None = None) -> Outcome:
         """Run the claim; with a folder, keep its record there."""
         used = plan or self.plan
-        player = self.player or (lambda plan, parts: play(self.world, self.sides, plan, self.more, self.is_by_device, parts))
+        player = self.player or (lambda plan, parts: play(self.world, self.sides, plan, self.more, self.is_by_device, parts, self.judged))
         outcome = player(used, parts)
         if folder is not None:
             began_s = time.process_time() - outcome.cpu_s

@@ -11,8 +11,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 PAGES = (
-    "ada_lora_is", "cofed", "contextlora", "fedex", "fedgs", "fedgsp", "fedlora", "fedrolex", "flexlora", "fslora", "heterofl", "hetlora", "hfedavg",
-    "hfedms", "ics", "lora_mixture", "mtgc", "sequential_fl", "whale_fl", "zone_s",
+    "ada_lora_is", "cofed", "contextlora", "fedex", "fedgs", "fedgsp", "fedlora", "fedrolex", "flexlora", "flora", "fslora", "heterofl", "hetlora",
+    "hfedavg", "hfedms", "ics", "lora_mixture", "mtgc", "sequential_fl", "whale_fl", "zone_s",
 )  # fmt: skip
 
 

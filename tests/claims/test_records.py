@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims.harness import RECORDS, Plan, Side, load
+from benchmarks.claims.harness import RECORDS, Plan, Side, best_lr, load
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Kept:
     about: Mapping[str, Any]
     show: Callable[[Any], str]
     page: str
+    judged: str = "accuracy"
 
 
 CLAIMS: dict[str, Kept] = {}
@@ -30,7 +31,9 @@ for path in sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "claims
     if path.stem != "harness":
         module: Any = importlib.import_module(f"benchmarks.claims.{path.stem}")
         CLAIMS[path.stem] = Kept(module.SIDES, module.FULL, module.ABOUT, module.show, path.stem)
-        CLAIMS |= {claim.name: Kept(claim.sides, claim.plan, claim.about, claim.show, path.stem) for claim in getattr(module, "REAL", ())}
+        CLAIMS |= {
+            claim.name: Kept(claim.sides, claim.plan, claim.about, claim.show, path.stem, claim.judged) for claim in getattr(module, "REAL", ())
+        }
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -69,8 +72,8 @@ def test_record_is_complete_and_every_side_had_the_same_trials(name: str) -> Non
     assert [(row["case"], row["side"], row["lr"]) for row in outcome.trials] == [(*side, lr) for side in sides for lr in tried_lrs]
     assert not set(plan.seeds) & set(plan.tuning_seeds)
     for case, label in sides if tried_lrs else []:
-        tried = {row["lr"]: row["validation_accuracy"] for row in outcome.trials if (row["case"], row["side"]) == (case, label)}
-        assert set(outcome.each(case, label, "lr")) == {max(tried, key=lambda lr: tried[lr])}
+        tried = [row for row in outcome.trials if (row["case"], row["side"]) == (case, label)]
+        assert set(outcome.each(case, label, "lr")) == {best_lr(tried, CLAIMS[name].judged)}
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -23,6 +23,7 @@ from airloom.methods.fedavg import FedAvg
 from airloom.methods.fedopt import FedOpt
 from airloom.models import submodel, zoo
 from airloom.models.batch import Batch
+from airloom.models.lora import base_weights, lora, thaw
 from airloom.models.params import Params
 from airloom.parts.select import Oort, Uniform
 from airloom.program.ref import Ref
@@ -30,6 +31,7 @@ from airloom.program.ref import Ref
 SPEC = zoo.mlp(inputs=4, hidden=(6,), classes=3)
 METHOD = FedAvg()
 WIRE = Wire(METHOD, [SPEC])
+ADAPTED = lora(SPEC, rank=2)
 PARENT: Any = type(METHOD).client.__module__
 
 
@@ -93,6 +95,15 @@ trees = st.recursive(
 @settings(max_examples=150, deadline=None)
 def test_what_goes_in_comes_out(tree: Any) -> None:
     assert same(WIRE.decode(WIRE.encode(tree)), tree)
+
+
+def test_a_thawed_model_travels_as_the_model_that_all_places_know() -> None:
+    wire = Wire(METHOD, [ADAPTED])
+    w = thaw(ADAPTED.initial(0))
+    for part in (w, w[submodel.ranks(1)], w[base_weights(w.spec)]):
+        assert same(wire.decode(wire.encode(part)), part)
+    with pytest.raises(Unsupported, match="which no node holds"):
+        WIRE.encode(w)
 
 
 @given(st.binary(max_size=400))
@@ -226,6 +237,8 @@ LEAF = SPEC.leaves[0].name
         (["s", 0], [recipe(scale={"nothing": 1.0})], None),
         (["s", 0], [recipe(width=True)], None),
         (["s", 0], [recipe(kept=[1])], None),
+        (["s", 0], [recipe(is_thawed=True)], None),  # a model without pairs
+        (["s", 0], [{"base": SPEC.key, "is_thawed": 1}], None),
         (["v", "airloom.parts.select", "Uniform", {"nothing": 1}], [], None),
         (["v", "airloom.engines.wire", "Limits", {}], [], None),
         (["v", "airloom.methods.fedavg", "FedAvg", {}], [], None),

@@ -40,8 +40,8 @@ def digits(names: str, rank: int = 8) -> Task:
 
 def with_ranks(network: Network, budgets: Mapping[str, object]) -> Network:
     """The network with the fact "rank" declared for some places."""
-    places = [replace(place, facts={"rank": budgets[name]} if name in budgets else {}) for name, place in network.places.items()]
-    return Network.of(places, network.links.values())
+    places = {name: replace(place, facts={"rank": budgets[name]} if name in budgets else {}) for name, place in network.places.items()}
+    return replace(network, places=places)
 
 
 def moved_rows(spec: ModelSpec, before: torch.Tensor, after: torch.Tensor) -> dict[str, tuple[set[int], set[int]]]:

@@ -16,6 +16,7 @@ from airloom.methods.fslora import FSLoRA
 from airloom.methods.ics import ICS
 from airloom.models.price import train_flops
 from airloom.models.submodel import ranks
+from airloom.network.cell import Cell
 from airloom.network.network import Network
 from airloom.plans.lora_sampling import joint
 from tests.methods.pairs import digits, with_ranks
@@ -81,6 +82,21 @@ def test_it_follows_the_joint_plan_and_predicts_its_times() -> None:
     assert tuple(plan[n]["k"] for n in NAMES) == want.ranks and len(set(want.ranks)) > 1
     assert [plan[n]["q"] for n in NAMES] == pytest.approx(want.probabilities.tolist(), rel=1e-9)
     assert sum(plan[n]["q"] * sum(plan[n]["known"][1:3]) for n in NAMES) == pytest.approx(want.round_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("bandwidth", ["common", "equal"])
+def test_the_engine_takes_as_long_as_the_plan_says(bandwidth: Any) -> None:
+    # one cell, nothing on the way down. Plans count 8 bytes for the rows of a slice. A sketch lists a row of each of two pairs by 16 (of 408, 2 %
+    # more than planned), and three of each by up to 24 (of 1,200, 1.4 %); an upload is late by as much
+    air = Cell(name="air", bandwidth_hz=8e4, sharing="tdma")
+    links, devices = {(n, "hub"): air for n in NAMES}, {n: device(2e4 * 4**i) for i, n in enumerate(NAMES)}
+    method = AdaLoRAIS(**SOME, scheme="fix", q=0.6, ratio="budget", bandwidth=bandwidth)
+    for budgets, more in ((dict.fromkeys(NAMES, 8), 0), ({"a": 1, "b": 8, "c": 3, "d": 8}, 0.02)):
+        reports: list[dict[str, Any]] = []
+        course = run(with_ranks(world(links, devices=devices, downlink="free"), budgets), TASK, method, 6, reports=reports)
+        late = [course.spent(t)["seconds"] / report["planned_s"] - 1.0 for t, report in enumerate(reports)]
+        assert all(-1e-9 <= share <= more + 1e-9 for share in late)
+        assert len({report["clients"] for report in reports}) > 1 and min(report["planned_s"] for report in reports) > 0.1
 
 
 def test_ablations_fix_one_of_both() -> None:

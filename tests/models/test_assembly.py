@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from airloom.errors import ScenarioError
-from airloom.models.assembly import TaskLosses, assembly, path
+from airloom.models.assembly import Orthogonal, TaskLosses, assembly, path
 from airloom.models.batch import Batch
 from airloom.models.submodel import components
 from airloom.models.train import forward, grad, loss
@@ -78,6 +78,27 @@ def test_a_teacher_is_no_different_from_itself_and_pictures_are_no_distribution(
     moved = x + 0.1
     want = (forward(x, only) - forward(moved, only)).square().mean()
     assert loss(moved, only, objective=LOSSES.towards(x)) == pytest.approx(float(want), rel=1e-5)
+
+
+def test_squared_cosines_between_groups_by_hand() -> None:
+    # rows 0 and 1 of expert 0 at (1, 0) and (3, 4); row 2 of expert 1 at (0, 2); expert 2 has no row; the shared layer makes (5, 0) of all.
+    # cos^2: 0 and 1: 0 and 16/25, mean 0.32; 0 and shared: 1 and 9/25, mean 0.68; 1 and shared: 0. Mean of the three: 1/3
+    own = [torch.tensor([[1.0, 0.0], [3.0, 4.0], [7.0, 7.0]]), torch.tensor([[9.0, 1.0], [1.0, 1.0], [0.0, 2.0]]), torch.ones(3, 2)]
+    shared = torch.tensor([[5.0, 0.0]] * 3)
+    batch = Batch({"pair": torch.tensor([0, 0, 1])}, torch.zeros(3, dtype=torch.int64))
+    out = (torch.zeros(3, 2), [(k, shared, z) for k, z in enumerate(own)])
+    assert float(Orthogonal()(out, batch)) == pytest.approx(1 / 3)
+    with pytest.raises(ScenarioError, match="shows no hidden values"):
+        Orthogonal()(out[0], batch)
+
+
+def test_hidden_values_are_shown_while_it_trains_and_change_nothing_else() -> None:
+    spec = assembly(inputs={"image": 6, "text": 5}, outputs={"digit": 3, "rebuild": 6, "parity": 2}, pairs=PAIRS, width=4, shows_hidden=True)
+    x, batch = spec.initial(0), rows(0, 3, 1)
+    assert torch.equal(forward(x, batch), forward(SPEC.initial(0), batch))
+    assert torch.equal(grad(x, batch, objective=LOSSES)[0].flat, grad(SPEC.initial(0), batch, objective=LOSSES)[0].flat)
+    for objective in (LOSSES.towards(x), Orthogonal()):
+        assert grad(x + 0.1, batch, objective=objective)[0].norm() > 0.0
 
 
 def test_bad_input() -> None:

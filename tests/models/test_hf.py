@@ -14,6 +14,7 @@ from airloom.models import hf
 from airloom.models.batch import Batch, Batches
 from airloom.models.fast import Fast
 from airloom.models.hf import hf_lora
+from airloom.models.lora import adapters, fold, thaw
 from airloom.models.objective import CrossEntropy, NextToken
 from airloom.models.price import gradient_flops
 from airloom.models.submodel import layers, ranks
@@ -112,6 +113,19 @@ def test_rank_rows_are_models_with_their_own_scale(llama: Path) -> None:
     small, _ = train(y[sub], batches, lr=0.1, objective=NextToken())
     large, _ = train(doubled.params(zeroed.flat), batches, lr=0.1, objective=NextToken(), only=ranks([1, 3]))
     torch.testing.assert_close((y.zeros() | small).flat, large.flat, rtol=1e-5, atol=1e-6)
+
+
+def test_products_are_folded_into_a_copy_of_the_weights(llama: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=16, vocab_size=50)).save_pretrained(tmp_path)
+    for where, targets in ((llama, ["q_proj", "down_proj"]), (tmp_path, ["c_attn"])):  # GPT-2 keeps its matrices the other way round
+        spec = hf_lora(where, rank=2, alpha=6.0, targets=targets)
+        x = spec.initial(0)
+        before = forward(x, IDS)
+        y = x + x.spec.params(0.1 * torch.randn(x.spec.size, generator=torch.Generator().manual_seed(1)))
+        w = fold(thaw(y), [thaw(y)], [1.0])
+        torch.testing.assert_close(forward(w | w[adapters(w.spec)].zeros(), IDS), forward(y, IDS), rtol=1e-4, atol=1e-5)
+        assert torch.equal(forward(x, IDS), before)  # the frozen base is as it was
 
 
 def test_prices_need_no_contents(llama: Path, bert: Path) -> None:

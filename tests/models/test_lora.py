@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from airloom.errors import ScenarioError
 from airloom.models import zoo
 from airloom.models.batch import Batches
-from airloom.models.lora import lora
+from airloom.models.lora import adapters, base_weights, fold, lora, thaw
+from airloom.models.module import ModelSpec
 from airloom.models.params import Params
 from airloom.models.submodel import components, ranks, width
 from airloom.models.train import forward, train
@@ -125,6 +126,43 @@ def test_a_single_linear_layer() -> None:
 def test_bad_arguments_are_refused(options: dict[str, object], what: str) -> None:
     with pytest.raises(ScenarioError, match=what):
         lora(BASE, **options)  # type: ignore[arg-type]
+
+
+def test_a_thawed_model_is_the_same_model_and_folding_moves_products_into_its_weights() -> None:
+    values = BASE.initial(5)
+    spec = lora(BASE, rank=4, alpha=6.0, targets=["hidden1", "out"], values=values)
+    x = stirred(spec.initial(0))
+    w = thaw(x)
+    assert torch.equal(forward(w, INPUTS), forward(x, INPUTS))
+    assert torch.equal(w[adapters(w.spec)].flat, x.flat)
+    assert {leaf.name for leaf in w[base_weights(w.spec)].spec.leaves} == {"hidden1.weight", "out.weight"}
+    assert spec.frozen_bytes - w.spec.frozen_bytes == 8 * (4 * 6 + 5 * 3)
+    parts = [w[ranks([0])], w[ranks([1, 3])] * 0.5, w]
+    folded = fold(w, parts, [0.2, 0.3, 0.5]).named()
+    named = [part.named() for part in parts]
+    for pair in spec.pairs:
+        products = [p * 1.5 * n[f"{pair}.B"] @ n[f"{pair}.A"] for p, n in zip([0.2, 0.3, 0.5], named, strict=True)]
+        torch.testing.assert_close(folded[f"{pair}.weight"], w.named()[f"{pair}.weight"] + sum(products), rtol=1e-12, atol=1e-12)
+        assert torch.equal(folded[f"{pair}.A"], x.named()[f"{pair}.A"])
+    # the product of one client alone is what its pairs do
+    alone = fold(w, [w], [1.0])
+    zero = alone | (alone[adapters(w.spec)].zeros())
+    torch.testing.assert_close(forward(zero, INPUTS), forward(x, INPUTS), rtol=1e-12, atol=1e-12)
+    assert torch.equal(forward(x, INPUTS), forward(w, INPUTS))  # the frozen base is as it was
+
+
+def test_a_thawed_model_is_known_by_its_recipe() -> None:
+    spec = lora(BASE, rank=4, values=BASE.initial(5))
+    w = thaw(spec.initial(0))
+    assert w.spec == lora(BASE, rank=4, values=BASE.initial(5)).thawed != spec and w.spec.cold is spec and spec.cold is spec
+    for part in (w, w[ranks(2)], w[base_weights(w.spec)]):
+        assert ModelSpec.from_recipe(part.spec.recipe(), {spec.key: spec}) == part.spec and part.spec.cold is spec
+
+
+@pytest.mark.parametrize("spec", [BASE, lora(BASE, rank=2).slice(ranks(1)), lora(BASE, rank=2).thawed])
+def test_what_cannot_be_thawed_is_refused(spec: ModelSpec) -> None:
+    with pytest.raises(ScenarioError, match="allowed: a whole model with LoRA pairs over frozen weights"):
+        thaw(spec.zeros())
 
 
 def test_slices_and_adapters_are_no_bases() -> None:
