@@ -381,8 +381,8 @@ def _text(content: Any) -> str | None:
         return content
     if not isinstance(content, list) or not content:
         return None
-    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    parts = [part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)]
+    return "".join(parts) if len(parts) == len(content) else None
 
 
 async def _events(head: dict[str, Any], text: str, about: dict[str, Any]) -> AsyncIterator[str]:

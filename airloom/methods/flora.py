@@ -84,7 +84,8 @@ class FLoRA(Method):
             folded = server.call(self.fold, server.name, w, stacks[-1:])
             w = server.fetch(folded)
             server_s = (folded.made_s or 0.0) - (folded.started_s or 0.0)
-            w = w if head(w) is None else w | mean([head(x_n) for x_n in xs], p)
+            heads = [x_n for x_n in map(head, xs) if x_n is not None]
+            w = w | mean(heads, p) if heads else w
         while stacks and size(stacks) > w[base_weights(w.spec)].nbytes:
             stacks = stacks[1:]
         server.report(round=s["t"], model=w, rank=sum(k[n] for n in P) / max(1, len(P)), server_s=server_s)
