@@ -4,11 +4,19 @@
 
 Digits, 12 silos with 4 classes each, 6 rows of each class and 2 more for validation; logistic regressions, trees, MLPs, forests; 700 rows without
 labels. Every side is judged on each silo's own classes.
+
+    python -m benchmarks.claims.cofed --data fashion_mnist
+
+Fashion-MNIST, 20 silos with 3 to 5 classes each, 50 rows of each class and 10 more for validation; convolutional networks of widths drawn at random
+beside trees and forests; 600 rows without labels.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +30,7 @@ from airloom.methods.cofed import CoFED
 from airloom.methods.fedavg import FedAvg
 from airloom.models import zoo
 from airloom.models.estimator import Estimator
+from airloom.models.module import ModelSpec
 from airloom.network.device import RadioEnergy
 from airloom.network.network import Network
 from airloom.network.profiles import CLOUD, phone
@@ -31,7 +40,7 @@ from airloom.scenarios.scenario import Scenario
 from airloom.tasks import evaluate
 from airloom.tasks.datasets import load
 from airloom.tasks.task import Task
-from benchmarks.claims.harness import RECORDS, Outcome, Plan, Side, keep, table
+from benchmarks.claims.harness import RECORDS, Claim, Outcome, Plan, Side, keep, main, table
 
 SILOS, CLASSES, ROWS, HELD, POOL, BPS, LATENCY_S = 12, 4, 6, 2, 700, 20e6, 0.01
 MLP = zoo.mlp(inputs=64, hidden=(32,))
@@ -62,37 +71,48 @@ ABOUT = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=1)
-def network() -> Network:
+@dataclass(frozen=True, kw_only=True)
+class Silos:
+    """Who they are: classes of each (drawn from this range), rows of a class, more of them for validation, rows of the pool, models in turn."""
+
+    data: str
+    limit: int | None = None
+    silos: int
+    classes: tuple[int, int]
+    rows: int
+    held: int
+    pool: int
+    families: Sequence[Estimator | ModelSpec]
+
+
+DIGITS = Silos(data="digits", silos=SILOS, classes=(CLASSES, CLASSES), rows=ROWS, held=HELD, pool=POOL, families=[f or MLP for f in FAMILIES])
+
+
+@lru_cache(maxsize=2)
+def network(silos: int = SILOS) -> Network:
     """Equal devices on equal links."""
-    names = [f"silo{k}" for k in range(SILOS)]
+    names = [f"silo{k}" for k in range(silos)]
     return star(dict.fromkeys(names, phone(0.5, radio=RadioEnergy.measured("lte"))), root=CLOUD, up_bps=BPS, down_bps=BPS, latency_s=LATENCY_S)
 
 
-@lru_cache(maxsize=4)
-def world(case: str, seed: int) -> Scenario:
+def dealt(what: Silos, seed: int) -> Scenario:
     """Classes and rows of each silo; silos may hold the same rows of a class."""
-    digits, rng = load("digits"), generator(seed, "claim cofed")
-    order = rng.permutation(len(digits.y_train))
-    rest = order[POOL:]
+    data, rng = load(what.data, limit=what.limit), generator(seed, "claim cofed")
+    order = rng.permutation(len(data.y_train))
+    rest, (low, high) = order[what.pool :], what.classes
     shards: dict[str, np.ndarray] = {}
-    for k in range(SILOS):
-        own = rng.choice(10, CLASSES, replace=False)
-        shards[f"silo{k}"] = np.sort(np.concatenate([rng.permutation(rest[digits.y_train[rest] == c])[: ROWS + HELD] for c in own]))
-    residents = {name: FAMILIES[k % 4] or MLP.initial(seed * SILOS + k) for k, name in enumerate(shards)}
+    for k in range(what.silos):
+        own = rng.choice(10, low if low == high else int(rng.integers(low, high + 1)), replace=False)
+        shards[f"silo{k}"] = np.sort(np.concatenate([rng.permutation(rest[data.y_train[rest] == c])[: what.rows + what.held] for c in own]))
+    models = [what.families[k % len(what.families)] for k in range(what.silos)]
+    residents = {
+        name: m if isinstance(m, Estimator) else m.initial(seed * what.silos + k) for k, (name, m) in enumerate(zip(shards, models, strict=True))
+    }
     task = Task(
-        name="silos", dataset=digits, model=MLP, shards=shards, public_rows=np.sort(order[:POOL]), residents=residents,
-        validation_share=HELD / (ROWS + HELD), seed=seed,
+        name="silos", dataset=data, model=next(m for m in what.families if isinstance(m, ModelSpec)), shards=shards,
+        public_rows=np.sort(order[: what.pool]), residents=residents, validation_share=what.held / (what.rows + what.held), seed=seed,
     )  # fmt: skip
-    return Scenario(name=f"claim cofed, {case}", network=network(), task=task, seed=seed)
-
-
-@lru_cache(maxsize=16)
-def outcome_of(label: str, lr: float, seed: int, rounds: int) -> Run:
-    """A run of one side."""
-    scenario, side = world("digits", seed), next(side for side in SIDES if side.label == label)
-    options = Options(executor="loop", budget={"rounds": rounds}, checkpoint_every_s=None)
-    return Runner(scenario, side.with_lr(lr), seed, options, None, {}, None).run()
+    return Scenario(name=f"claim cofed, {what.data}", network=network(what.silos), task=task, seed=seed)
 
 
 def by_silo(run: Run, task: Task, part: str) -> dict[str, float]:
@@ -102,53 +122,127 @@ def by_silo(run: Run, task: Task, part: str) -> dict[str, float]:
     return evaluate.by_device(task, models, part, CoFED().predict)["accuracy"]
 
 
-def row(label: str, lr: float, seed: int, rounds: int) -> dict[str, Any]:
-    """What the record keeps of a run."""
-    run, task = outcome_of(label, lr, seed, rounds), world("digits", seed).task
-    mine, alone = by_silo(run, task, "test"), by_silo(outcome_of("local only", lr, seed, rounds), task, "test")
-    told = [model for model in run.model.values() if "x" in model] if isinstance(run.model, dict) else []
-    y = task.dataset.y_train[task.public_rows]
-    right = np.concatenate([y[model["x"]] == model["c"] for model in told]) if told else np.zeros(0)
-    end = run.points[-1]
-    return {
-        "accuracy": fmean(mine.values()),
-        "worst": min(mine.values()),
-        "improved": fmean(mine[name] > alone[name] for name in mine),
-        "precision": float(right.mean()) if len(right) else None,
-        "labels": len(right) / SILOS,
-        "kb_up": end["bytes_up"] / 1e3,
-        "kb_down": end["bytes_down"] / 1e3,
-        "seconds": end["seconds"],
-        "joules": end["joules"],
-    }
+@lru_cache(maxsize=4)
+def world(case: str, seed: int) -> Scenario:
+    """The silos of a case."""
+    return dealt(DIGITS if case == "digits" else CLOTHES, seed)
+
+
+@dataclass
+class Played:
+    """Runs of the sides in a case; those of local training alone are kept, since each run is compared with one."""
+
+    case: str
+    sides: Sequence[Side]
+    alone: dict[tuple[float, int], dict[str, float]] = field(default_factory=dict)
+
+    def run(self, side: Side, lr: float, seed: int, rounds: int) -> tuple[Run, Task]:
+        """A run of one side, and its task."""
+        scenario = world(self.case, seed)
+        options = Options(executor="loop", budget={"rounds": rounds}, checkpoint_every_s=None)
+        return Runner(scenario, side.with_lr(lr), seed, options, None, {}, None).run(), scenario.task
+
+    def row(self, side: Side, lr: float, seed: int, rounds: int) -> dict[str, Any]:
+        """What the record keeps of a run."""
+        run, task = self.run(side, lr, seed, rounds)
+        mine = by_silo(run, task, "test")
+        if (lr, seed) not in self.alone:
+            self.alone[lr, seed] = mine if side.label == self.sides[0].label else by_silo(self.run(self.sides[0], lr, seed, rounds)[0], task, "test")
+        told = [model for model in run.model.values() if "x" in model] if isinstance(run.model, dict) else []
+        y = task.dataset.y_train[task.public_rows]
+        right = np.concatenate([y[model["x"]] == model["c"] for model in told]) if told else None
+        end = run.points[-1]
+        return {
+            "accuracy": fmean(mine.values()),
+            "worst": min(mine.values()),
+            "improved": fmean(mine[name] > self.alone[lr, seed][name] for name in mine),
+            **({} if right is None else {"precision": float(right.mean())}),
+            "labels": 0.0 if right is None else len(right) / len(mine),
+            "kb_up": end["bytes_up"] / 1e3,
+            "kb_down": end["bytes_down"] / 1e3,
+            "seconds": end["seconds"],
+            "joules": end["joules"],
+        }
+
+    def play(self, plan: Plan, parts: Path | None = None) -> Outcome:
+        """Tune every side that has something to tune, then run it on the seeds of the plan; finished sides are read from the folder `parts`."""
+        outcome = Outcome()
+        for case, rounds in plan.cases.items():
+            assert isinstance(rounds, int)
+            for j, side in enumerate(self.sides):
+                kept, began_s = None if parts is None else parts / f"{case}-{j}.json", time.process_time()
+                if kept is not None and kept.is_file():
+                    part = Outcome(**json.loads(kept.read_text(encoding="utf-8")))
+                else:
+                    part = self.side(case, rounds, side, plan)
+                    part.cpu_s = time.process_time() - began_s
+                    if kept is not None:
+                        kept.parent.mkdir(parents=True, exist_ok=True)
+                        kept.write_text(json.dumps(vars(part)), encoding="utf-8")
+                outcome.trials += part.trials
+                outcome.rows += part.rows
+                outcome.cpu_s += part.cpu_s
+        return outcome
+
+    def side(self, case: str, rounds: int, side: Side, plan: Plan) -> Outcome:
+        """Trials and runs of one side."""
+        part, scores = Outcome(), dict[float, float]()
+        for lr in plan.lrs if len(plan.lrs) > 1 else ():
+            found = [by_silo(*self.run(side, lr, seed, rounds), "validation") for seed in plan.tuning_seeds]
+            scores[lr] = fmean(fmean(silos.values()) for silos in found)
+            part.trials.append({"case": case, "side": side.label, "lr": lr, "validation_accuracy": scores[lr]})
+        lr = max(scores, key=lambda tried: scores[tried]) if scores else plan.lrs[0]
+        part.rows += [{"case": case, "side": side.label, "lr": lr, "seed": seed, **self.row(side, lr, seed, rounds)} for seed in plan.seeds]
+        return part
 
 
 def run(plan: Plan = FULL, folder: Path | None = None) -> Outcome:
     """Run the claim; with a folder, keep its record there."""
-    began_s, outcome = time.process_time(), Outcome()
-    for case, rounds in plan.cases.items():
-        assert isinstance(rounds, int)
-        for side in SIDES:
-            scores: dict[float, float] = {}
-            for lr in plan.lrs:
-                found = [by_silo(outcome_of(side.label, lr, seed, rounds), world(case, seed).task, "validation") for seed in plan.tuning_seeds]
-                scores[lr] = fmean(fmean(silos.values()) for silos in found)
-                outcome.trials.append({"case": case, "side": side.label, "lr": lr, "validation_accuracy": scores[lr]})
-            lr = max(scores, key=lambda tried: scores[tried])
-            outcome.rows += [{"case": case, "side": side.label, "lr": lr, "seed": seed, **row(side.label, lr, seed, rounds)} for seed in plan.seeds]
+    began_s, outcome = time.process_time(), Played("digits", SIDES).play(plan)
     if folder is not None:
         keep("cofed", SIDES, plan, ABOUT, outcome, began_s, folder)
     return outcome
 
 
+COLUMNS = (
+    ("accuracy", "mean accuracy of silos", ".3f"), ("improved", "silos better than alone", ".2f"), ("precision", "right among labels", ".2f"),
+    ("labels", "labels per silo", ".0f"), ("kb_up", "kB up", ".1f"), ("kb_down", "kB down", ".0f"), ("seconds", "seconds", ".3g"),
+)  # fmt: skip
+
+
 def show(outcome: Outcome) -> str:
     """The table of the page."""
-    columns = [
-        ("accuracy", "mean accuracy of silos", ".3f"), ("improved", "silos better than alone", ".2f"), ("precision", "right among labels", ".2f"),
-        ("labels", "labels per silo", ".0f"), ("kb_up", "kB up", ".1f"), ("kb_down", "kB down", ".0f"), ("seconds", "seconds", ".3g"),
-    ]  # fmt: skip
-    return table(outcome, columns).replace("0 of 3 reach it", "–")
+    return table(outcome, COLUMNS).replace("0 of 3 reach it", "–")
 
+
+WIDTHS = (4, 6, 8, 12)
+CNNS = [zoo.cnn(widths=sorted(generator(k, "claim cofed").choice(WIDTHS, 2).tolist()), hidden=16) for k in range(5)]
+# costs, ours: 784 features sorted at 8 depths; the same with 28 features in 20 trees
+TREE = Estimator(make="tree.DecisionTreeClassifier", options={"max_features": 98}, fit_flops_per_row=6.3e4, predict_flops_per_row=10.0)
+FOREST = Estimator(make="ensemble.RandomForestClassifier", options={"n_estimators": 20}, fit_flops_per_row=4.5e4, predict_flops_per_row=200.0)
+CLOTHES = Silos(
+    data="fashion_mnist", limit=3000, silos=20, classes=(3, 5), rows=50, held=10, pool=600,
+    families=[model for cnn, other in zip(CNNS, (TREE, FOREST, TREE, FOREST, TREE), strict=True) for model in (cnn, other)],
+)  # fmt: skip
+SHORT: dict[str, Any] = {"local_epochs": 20, "retrain_epochs": 8, "retrain_batch_size": 250}
+WORN = (
+    Side(label="local only", method=CoFED, fields={**SHORT, "exchange": "none"}),
+    *[Side(label=f"cofed, alpha {alpha:g}", method=CoFED, fields={**SHORT, "alpha": alpha}) for alpha in (0.3, 0.5)],
+)
+REAL = (
+    Claim(
+        module="cofed", data="fashion_mnist", world=world, sides=WORN, chance=0.3,
+        player=Played("fashion_mnist", WORN).play,
+        plan=Plan(cases={"fashion_mnist": 1}, last=1, lrs=(0.1,), seeds=(0, 1, 2)),
+        small=Plan(cases={"fashion_mnist": 1}, last=1, lrs=(0.1,), seeds=(0,)),
+        about={
+            **ABOUT, "data": "fashion_mnist, 3,000 rows of each part", "silos": 20, "classes": "3 to 5", "rows_per_class": 50,
+            "validation_per_class": 10,
+            "pool": 600, "families": [str(m if isinstance(m, Estimator) else m.key) for m in CLOTHES.families],
+        },
+        columns=COLUMNS,
+    ),
+)  # fmt: skip
 
 if __name__ == "__main__":
-    print(show(run(folder=RECORDS)))
+    main(lambda: show(run(folder=RECORDS)), REAL)

@@ -14,7 +14,7 @@ from airloom.scenarios.crowd import crowd
 from airloom.scenarios.factory import factory
 from airloom.scenarios.factory_stream import factory_stream
 from airloom.scenarios.lab import lab
-from airloom.scenarios.phones import SUITED, phones
+from airloom.scenarios.phones import phones
 from airloom.scenarios.scenario import Scenario
 from airloom.scenarios.writers import writers
 from airloom.tasks import TaskSettings
@@ -59,16 +59,20 @@ def test_phones_that_come_and_go() -> None:
         phones(seed=0, on_s=100.0)
 
 
-def test_suited_fields_are_fields_of_methods() -> None:
+@pytest.mark.parametrize("scenario", ["phones", "factory", "factory_stream", "lab", "writers"])
+def test_suited_fields_are_fields_of_methods(scenario: str) -> None:
     import importlib
     from dataclasses import fields
 
     from airloom.program.method import Method
 
-    for name, given in SUITED.items():
+    suited = importlib.import_module(f"airloom.scenarios.{scenario}").SUITED
+    assert suited
+    for name, given in suited.items():
         module = importlib.import_module(f"airloom.methods.{name}")
         classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__]
-        assert given.keys() <= {f.name for f in fields(classes[0])}
+        assert given.keys() <= {f.name for c in classes for f in fields(c)}
+        classes[-1](**given)  # and in range
 
 
 def test_factory_is_five_by_twenty_on_wires() -> None:
