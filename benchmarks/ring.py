@@ -2,8 +2,10 @@
 
     python benchmarks/ring.py [--tokens 24] [--repeats 3]
 
-9.5 million drawn weights, 12 layers, one thread per process, medians over the tokens of a run and over repeats. On a machine that does other work the
-processes wait for a core, which no prediction knows: run it on a quiet one (the load at the beginning is printed). The goal is 0.8 to 1.2.
+9.5 million drawn weights, 12 layers, one thread per process. Each run measures its profile right before it decodes, and gives the ratio of its
+median token to its own prediction; cases take turns, so that a change of the machine's speed meets all. Medians over repeats, and the range of the
+ratios. On a machine that does other work the processes wait for a core, which no prediction knows: run it on a quiet one (the load at the beginning
+is printed). The goal is 0.8 to 1.2.
 """
 
 from __future__ import annotations
@@ -53,12 +55,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.2f} on {os.cpu_count()} processors\n")
-    print("| case | turns x layers | measured (s) | predicted (s) | measured / predicted |\n|---|---|---|---|---|")
-    for name, fields in CASES.items():
-        told = [once(fields, given.tokens) for _ in range(given.repeats)]
-        measured, predicted = (median(run[column] for run in told) for column in ("token_s", "predicted_s"))
-        windows = ", ".join(map(str, told[0]["windows"]))
-        print(f"| {name} | {told[0]['turns']} x ({windows}) | {measured:.4f} | {predicted:.4f} | {measured / predicted:.2f} |", flush=True)
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in CASES}
+    for _ in range(given.repeats):
+        for name, fields in CASES.items():
+            told[name].append(once(fields, given.tokens))
+    print("| case | turns x layers | layer, head, hop (ms) | measured (s) | predicted (s) | measured / predicted |\n|---|---|---|---|---|---|")
+    for name, runs in told.items():
+        ratios = sorted(run["token_s"] / run["predicted_s"] for run in runs)
+        measured, predicted = (median(run[column] for run in runs) for column in ("token_s", "predicted_s"))
+        profile = ", ".join(f"{1e3 * median(run['profile'][part] for run in runs):.2f}" for part in ("layer_s", "head_s", "hop_s"))
+        split = f"{runs[0]['turns']} x ({', '.join(map(str, runs[0]['windows']))})"
+        print(f"| {name} | {split} | {profile} | {measured:.4f} | {predicted:.4f} | {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |")
 
 
 if __name__ == "__main__":
