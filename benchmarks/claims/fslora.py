@@ -180,6 +180,24 @@ REAL = (
         about={**FASHION, "rank": list(RANKS), "budgets": [4]},
         columns=(("accuracy", "accuracy", ".3f"), ("seconds", "seconds in all", ".3f"), ("bytes_up", "bytes up", ".3g")),
     ),
+    Claim(
+        module="fslora", data="shakespeare", world=shakespeare, judged="loss",
+        sides=tuple(replace(side, fields={**side.fields, "local_steps": 4, "batch_size": 8}) for side in SIDES if side.label != "hetlora, norm"),
+        plan=Plan(cases={CASE: 6}, last=1, target=0.3, lrs=(0.003,), seeds=(0, 1, 2)),
+        small=Plan(cases={CASE: 1}, last=1, target=0.3, lrs=(0.003,), seeds=(0,)),
+        chance=0.1,
+        about={
+            "data": f"shakespeare, windows of {WINDOW} tokens, 100 for each evaluation", "model": "stories260K, a Llama of 260,032 values, frozen",
+            "rank": RANK, "alpha": 4.0 * RANK**0.5, "scaling": "alpha/sqrt(r)", "targets": list(LLAMA_TARGETS), "budgets": list(BUDGETS),
+            "clients": CLIENTS, "partition": "natural", "minimum": MINIMUM_WINDOWS, "device": "median phone", "client_bps": 5e6,
+            "client_latency_s": 0.01,
+        },
+        columns=(
+            ("loss", "loss per token", ".3f"), ("accuracy", "tokens right", ".3f"), ("seconds", "seconds in all", ".2f"),
+            ("bytes_up", "bytes up", ".3g"), ("bytes_down", "bytes down", ".3g"),
+        ),
+        more=lambda points: {"loss": points[-1]["loss"] if points else None},
+    ),
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from zlib import crc32
 import numpy as np
 
 from airloom.clock.rng import generator
+from airloom.methods.disentafl import DisentAFL
 from airloom.methods.ditto import Ditto
 from airloom.methods.fedavg import FedAvg
 from airloom.methods.fedper import FedPer
@@ -171,7 +172,9 @@ def real_task(seed: int) -> Task:
         parts[f"y_{part}"], parts[f"natural_{part}"] = np.array(label), np.array(owner)
     owner = parts.pop("natural_train")
     data = Dataset(name="clothes and news", classes=10, kind="classification", source="Fashion-MNIST and AG News", natural=owner, **parts)
-    model = assembly(inputs={"image": PIXELS, "text": BINS}, outputs={"piece": 10, "rebuild": PIXELS, "topic": 4}, pairs=REAL_PAIRS)
+    model = assembly(
+        inputs={"image": PIXELS, "text": BINS}, outputs={"piece": 10, "rebuild": PIXELS, "topic": 4}, pairs=REAL_PAIRS, shows_hidden=True
+    )
     shards = {name: np.flatnonzero(owner == k) for k, name in enumerate(names)}
     objective = TaskLosses(pairs=REAL_PAIRS, rebuilds=(("rebuild", PIXELS),))
     return Task(
@@ -204,7 +207,12 @@ REAL_ROUNDS = 6
 REAL = (
     Claim(
         module="tap", data="clothes_and_news", world=real, more=replaced,
-        sides=(*SIDES, Side(label="tap, twice", method=TAP, fields={**STEPS, **TEACH, "teach": "twice"})),
+        sides=(
+            *SIDES,
+            Side(label="tap, twice", method=TAP, fields={**STEPS, **TEACH, "teach": "twice"}),
+            Side(label="disentafl", method=DisentAFL, fields={**STEPS, "fraction": 0.25}),
+            Side(label="disentafl + fine-tuning", method=DisentAFL, fields={**STEPS, "fraction": 0.25, "post_steps": 30}),
+        ),
         plan=Plan(cases={"clothes and news": REAL_ROUNDS}, last=1, target=0.7, lrs=(0.1, 0.3), seeds=(0, 1, 2), tuning_seeds=(100,)),
         small=Plan(cases={"clothes and news": 2}, last=1, target=0.7, lrs=(0.3,), seeds=(0,)),
         chance=0.2,
