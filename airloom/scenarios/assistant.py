@@ -25,7 +25,7 @@ from airloom.tasks.requests import poisson
 from airloom.tasks.task import Task
 
 # a wrong number is worth 0.2 and a right one 2.2, so asking pays where the chance of being right is below 0.4
-SUITED: Mapping[str, Mapping[str, Any]] = {"gapg": {"assisted": 1.0}}
+SUITED: Mapping[str, Mapping[str, Any]] = {"gapg": {"assisted": 1.0}, "critique_routing": {"service_lr": 2.0}}
 
 # all ours: a 50-million-parameter model computes 1e8 FLOP per token, and a phone spends them at its own speed; 3 billion parameters in 16 bits
 # read 6e9 bytes per token from 204.8 GB/s; the cloud's speeds are those of a busy commercial service. Prices per token, ratio 1 : 3 : 10

@@ -44,7 +44,7 @@ class CritiqueRouting(Assistant):
         verdict, route, final, turn_cost: of the reward (0.5, 0.5, 1.0, 0.6, ours); a cost below `verdict` pays for being wrong and going on.
         entropy: of the surrogate (0.1): stopping must be tried even after first drafts, all wrong. dual_lr, dual_gain: of `Dual` (ours).
         averaging: weight of an update in the mean controller that is served (1: the last one). is_greedy: in service; False samples (ours).
-        service_lr: step of a multiplier in service, taken off the strongest agent's logit; it bounds what users' questions add to the share (ours).
+        service_lr: step of a multiplier in service, taken off the strongest agent's logit, which keeps the share there too (ours; 0: none).
     """
 
     paper: ClassVar[str] = "Fang et al. 2026, arXiv 2605.08686"
@@ -62,7 +62,7 @@ class CritiqueRouting(Assistant):
     dual_gain: float = ranged(0, 100, default=0.0, is_neutral=True)
     averaging: float = ranged(0, 1, default=1.0, open_low=True, is_neutral=True)
     is_greedy: bool = field(default=True, metadata={"is_neutral": True})
-    service_lr: float = ranged(0, 100, default=0.5)
+    service_lr: float = ranged(0, 100, default=0.0, is_neutral=True)
     entropy: float = ranged(0, 100, default=0.1)
     optimizer: ServerAdam = field(default=ServerAdam(lr=1e-3))
 

@@ -3,7 +3,7 @@
     python -m benchmarks.claims.critique_routing
 
 Scenario `assistant`, 180 requests per seed; agents are the phone, its station and the cloud. Shares of calls are means of the last 100 of 300
-updates, and those of the service, whose controller is the mean of the last updates and samples. One shot is the same controller with one turn.
+updates, and those of the service, whose controller is the mean of the last updates and samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ CASE, LAST = "assistant", 100
 OURS: dict[str, Any] = {"steps": 300, "share": 0.22, "dual_lr": 0.05, "dual_gain": 1.0, "averaging": 0.02, "is_greedy": False}
 SIDES = (
     Side(label="critique and route", method=CritiqueRouting, fields=OURS, is_tuned=False),
-    Side(label="one shot", method=CritiqueRouting, fields=OURS | {"turns": 1}, is_tuned=False),
     Side(label="length router", method=LengthRouter, fields={}, is_tuned=False),
     Side(label="strongest", method=CloudOnly, fields={}, is_tuned=False),
     Side(label="weakest", method=DeviceOnly, fields={}, is_tuned=False),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import airloom
+from airloom.parts.advantage import turn_advantages
 from airloom.program.here import Here
 from airloom.serving.critique_routing import AGENTS, CONTROLLER, CritiqueRouting
 from tests.serving.worlds import NEVER, asked, column, served, skilled, star, three_tiers
@@ -34,6 +35,22 @@ def test_without_a_cost_of_turns_it_pays_to_be_wrong_first() -> None:
     z = np.array([[[0, 0, 0, 1], [0, 1, 1, 1]]], bool)
     for cost, wanted in ((0.0, [3.0, 2.5]), (0.6, [1.2, 1.9])):
         assert CritiqueRouting(turn_cost=cost).rewards(actions, z, reached).sum(-1)[0] == pytest.approx(wanted)
+
+
+def test_without_its_other_rewards_it_is_reinforce_on_the_last_draft_with_the_others_as_baseline() -> None:
+    m, rng = CritiqueRouting(verdict=0.0, route=0.0, turn_cost=0.0, final=1.0), np.random.default_rng(0)
+    actions = rng.integers(0, 4, (1, 5, 3))
+    reached = np.stack([np.ones((1, 5), bool), actions[..., 0] > 0, (actions[..., :2] > 0).all(-1)], -1)
+    actions = np.where(reached, actions, 0)
+    z = np.concatenate([np.zeros((1, 5, 1), bool), rng.random((1, 5, 3)) < 0.5], -1)
+    for k in range(3):  # a stop leaves the draft as it is
+        z[..., k + 1] = np.where(actions[..., k] > 0, z[..., k + 1], z[..., k])
+    A = turn_advantages(m.rewards(actions, z, reached), reached)
+    for i in range(5):
+        for k in range(3):
+            others = [float(z[0, j, -1]) for j in range(5) if j != i and reached[0, j, k]]
+            wanted = float(z[0, i, -1]) - (np.mean(others) if others else 0.0) if reached[0, i, k] else 0.0
+            assert A[0, i, k] == pytest.approx(wanted)
 
 
 def test_costs_of_all_agents_sum_to_zero_where_their_shares_sum_to_one() -> None:
