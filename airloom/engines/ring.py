@@ -119,7 +119,7 @@ def profile(model: Path, workers: int, position: int = 1) -> Profile:
     """Measure what a token costs in processes that are started and connected as those that will decode.
 
     Each repeat computes layers and output in the head, while the others sleep as they do between windows, and then sends an activation once around;
-    every process computes one layer before it hands it on, as in decoding, so that waking up is measured with what it costs the first layer.
+    every process computes its share of the layers before it hands it on, as in decoding, so that waking up is measured with what it costs the layers.
 
     Arguments:
         workers: processes in the ring; one has no hops.

@@ -78,6 +78,7 @@ def _decode(decoder: Decoder, config: dict[str, Any]) -> None:
 def _measure(decoder: Decoder, count: int, rank: int, position: int) -> None:
     """Measure a profile; the head says it."""
     layers = min(decoder.shape.layers, _LAYERS)
+    share = max(1, layers // count)
     h, passed_s, headed_s, round_s = decoder.embed(0), list[float](), list[float](), list[float]()
     for number in range(layers):
         decoder.layer(number, h, 0)  # position 0 makes the cache
@@ -98,13 +99,14 @@ def _measure(decoder: Decoder, count: int, rank: int, position: int) -> None:
             if rank == 0:
                 dist.send(h, 1)
             dist.recv(h, (rank - 1) % count)
-            decoder.layer(repeat % layers, h, position)
+            for number in range(rank * share, (rank + 1) * share):  # neighbors sleep as long as in decoding: a longer sleep takes longer to wake from
+                decoder.layer(number % layers, h, position)
             if rank:
                 dist.send(h, (rank + 1) % count)
             round_s.append(time.perf_counter() - began_s)
     if rank == 0:
         layer_s = median(passed_s[1:]) / layers  # the first warms up
-        hop_s = max(0.0, median(round_s[1:]) / count - layer_s) if round_s else 0.0
+        hop_s = max(0.0, median(round_s[1:]) / count - share * layer_s) if round_s else 0.0
         print(json.dumps({"layer_s": layer_s, "head_s": median(headed_s[1:]), "hop_s": hop_s}), flush=True)
 
 
