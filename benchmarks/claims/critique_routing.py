@@ -25,6 +25,8 @@ CASE, LAST = "assistant", 100
 OURS: dict[str, Any] = {"steps": 300, "share": 0.22, "dual_lr": 0.05, "dual_gain": 1.0, "averaging": 0.02, "is_greedy": False}
 SIDES = (
     Side(label="critique and route", method=CritiqueRouting, fields=OURS, is_tuned=False),
+    Side(label="its multiplier in service", method=CritiqueRouting, fields={**OURS, "service_lr": 2.0}, is_tuned=False),
+    Side(label="one shot", method=CritiqueRouting, fields={**OURS, "turns": 1}, is_tuned=False),
     Side(label="length router", method=LengthRouter, fields={}, is_tuned=False),
     Side(label="strongest", method=CloudOnly, fields={}, is_tuned=False),
     Side(label="weakest", method=DeviceOnly, fields={}, is_tuned=False),

@@ -103,7 +103,7 @@ COLUMNS = (
 REAL = (
     Claim(
         module="whale_fl", data="fashion_mnist", world=fashion, more=more,
-        sides=SIDES,
+        sides=(*SIDES, Side(label="whale_fl, as published", method=WhaleFL, fields={**FIELDS, "delay": 2, "mode": "paper"})),
         plan=Plan(cases={"fashion_mnist": {"seconds": 250.0}}, last=1, target=0.5, lrs=(0.1, 0.3), seeds=(0, 1, 2), tuning_seeds=(100,)),
         small=Plan(cases={"fashion_mnist": {"seconds": 60.0}}, last=1, target=0.5, lrs=(0.3,), seeds=(0,)),
         chance=0.2,
