@@ -82,7 +82,7 @@ def _measure(decoder: Decoder, count: int, rank: int, position: int) -> None:
     h, passed_s, headed_s, round_s = decoder.embed(0), list[float](), list[float](), list[float]()
     for number in range(layers):
         decoder.layer(number, h, 0)  # position 0 makes the cache
-    for repeat in range(_REPEATS + 1):
+    for _ in range(_REPEATS + 1):
         if rank == 0:
             began_s = time.perf_counter()
             h = decoder.embed(0)
