@@ -14,7 +14,7 @@ Left out: the text of the critique (the agent reads the draft alone) and its for
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -109,8 +109,8 @@ class CritiqueRouting(Assistant):
         theta, dual, own = self.theta(here), Dual(lr=self.dual_lr, gain=self.dual_gain), here.state.get("own", {"lambda": 0.0})
         A = turn_advantages(self.rewards(m, z, reached) - dual.mu(own) * np.where(m > 0, (m == AGENTS) - self.share, 0.0), reached)
         turns = (decisions(c["seen"], c["m"], c["old"], A[..., k].reshape(-1), reached[..., k].reshape(-1)) for k, c in enumerate(taken))
-        g: list[Any] = [here.grad(theta, turn, objective=Surrogate(actions=AGENTS + 1, entropy=self.entropy)) for turn in turns]
-        here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, sum(g, theta.zeros()), here.state.get("optimizer"))
+        g = cast(Any, sum((here.grad(theta, turn, objective=Surrogate(actions=AGENTS + 1, entropy=self.entropy)) for turn in turns), theta.zeros()))
+        here.state["theta"], here.state["optimizer"] = self.optimizer.step(theta, g, here.state.get("optimizer"))
         here.state["mean"] = (1.0 - self.averaging) * self.theta(here, "mean") + self.averaging * here.state["theta"]
         N, strongest = (float(used.sum(-1).mean()) for used in (m > 0, m == AGENTS))
         here.state["own"] = dual.step(own, strongest - self.share * N)
