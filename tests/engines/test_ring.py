@@ -71,10 +71,8 @@ def test_a_worker_that_dies_is_reported_and_planned_around(model: Path) -> None:
 
 _DRIVER = """
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
-from airloom.engines.ring import decode, profile
+from airloom.engines.ring import decode
 from tests.engines.test_ring import even
 decode(Path(sys.argv[1]), ["a", "b"], even, [1], 20, layer_delay_s=[0.5, 0.5], on_token=lambda _, pids: print(*pids, flush=True))
 """
