@@ -73,7 +73,10 @@ def on_page_content(text: str, page: Any, config: Any, files: Files) -> str:
     """Formulas as MathML, which browsers draw by themselves: no script, no other host. Bars in the code of a table as they are read elsewhere."""
 
     def replace(found: re.Match[str]) -> str:
-        return convert(unescape(found[2]).strip(), display="inline" if found[1] == "span" else "block")
+        formula = unescape(found[2]).strip()
+        if found[1] == "span":
+            return convert(formula, display="inline")
+        return f'<div style="overflow-x: auto">{convert(formula, display="block")}</div>'  # a phone is narrower than some
 
     return CELL.sub(lambda cell: cell[0].replace("\\|", "|"), FORMULA.sub(replace, text))
 
