@@ -76,7 +76,7 @@ def on_page_content(text: str, page: Any, config: Any, files: Files) -> str:
         formula = unescape(found[2]).strip()
         if found[1] == "span":
             return convert(formula, display="inline")
-        return f'<div style="overflow-x: auto">{convert(formula, display="block")}</div>'  # a phone is narrower than some
+        return f'<div style="overflow: auto hidden; padding-bottom: 0.8em">{convert(formula, display="block")}</div>'  # a phone is narrower than some
 
     return CELL.sub(lambda cell: cell[0].replace("\\|", "|"), FORMULA.sub(replace, text))
 

@@ -145,7 +145,7 @@ def base_weights(spec: ModelSpec) -> Submodel:
 def fold(w: Params, pairs: Sequence[Params], weights: Sequence[float]) -> Params:
     """Add the mean product of several clients' pairs, of any ranks, to the weights under them.
 
-    W <- W + s sum_n p_n B_n A_n = W + s [p_1 B_1, p_2 B_2, ...] [A_1; A_2; ...]
+    W <- W + s sum_n p_n B_n A_n, as one product of p_1 B_1, p_2 B_2, ... side by side and A_1, A_2, ... below each other
 
     Arguments
     ---------
