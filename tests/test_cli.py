@@ -266,7 +266,7 @@ def test_an_interrupted_comparison_with_processes_goes_on(airloom: Any, tmp_path
         "--workers",
         "2",
         "--budget",
-        "rounds=60",
+        "rounds=240",  # long enough to be interrupted on any machine
         "--checkpoint-every",
         "0",
     ]
