@@ -127,10 +127,11 @@ def _fork() -> str:
 
 
 def _kernel() -> str:
+    from airloom.models import narrow
     from airloom.models.dense import kernel
 
     kernel()
-    return "works: training of dense layers and adapters runs compiled"
+    return f"works: training of dense layers{' and narrow adapters' if narrow.library() is not None else ''} runs compiled"
 
 
 def _tiny_run() -> str:

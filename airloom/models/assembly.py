@@ -35,13 +35,9 @@ Shown = tuple[Tensor, list[tuple[int, Tensor, Tensor]]]  # outputs, and by numbe
 class _Assembly(nn.Module):
     """Per modality an encoder, per pair an expert beside a shared one, per task a head."""
 
-    shows_hidden = False
-
     def __init__(self, inputs: Mapping[str, int], outputs: Mapping[str, int], pairs: Sequence[Pair], width: int, shows_hidden: bool) -> None:
         super().__init__()
-        if shows_hidden:
-            self.shows_hidden = True
-        self.pairs, self.longest = tuple(pairs), max(outputs.values())
+        self.pairs, self.longest, self.shows_hidden = tuple(pairs), max(outputs.values()), shows_hidden
         self.encoder = nn.ModuleDict({m: nn.Linear(n, width) for m, n in inputs.items()})
         self.shared = nn.Linear(width, width)
         self.expert = nn.ModuleDict({f"{m}_{o}": nn.Linear(width, width) for m, o in pairs})

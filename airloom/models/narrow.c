@@ -1,8 +1,8 @@
 /* Products of a long matrix and a narrow one, as adapters of a low rank need them, one thread, float.
 
-   rows:     out[m][j] = sum_k a[m][k] b[k][j]      m long, j at most 16
-   columns:  out[o][j] = sum_m a[m][o] b[m][j]      m long, j at most 16
-   sums:     out[m][o] = bias[o] + s sum_j a[m][j] b[j][o]
+   rows:     out[m][j] = sum_k a[m][k] b[k][j]               m long, few j
+   columns:  out[o][j] = sum_m a[m][o] b[m][j]               m long, few j
+   sums:     out[m][o] = bias[o] + s sum_j a[m][j] b[j][o]   m long, at most GROUP j
 
    A library for all matrices packs its long factor, which costs more than the product here. Both forms read it once and as it lies: rows keep sums of
    16 parts in registers and add up the parts at the end, columns keep 16 columns of `a` side by side. Made for the 32 registers of AVX-512.

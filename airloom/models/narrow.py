@@ -17,7 +17,7 @@ from torch import Tensor
 from airloom.models.dense import NoKernel, built
 
 Form: TypeAlias = Literal["rows", "columns"]
-NARROWEST_PAYING, WIDEST = 3, 8  # columns of the narrow factor: with more, torch's products are as fast (measured at 4, 8 and 16)
+_NARROWEST, _WIDEST = 3, 8  # columns of the narrow factor: with more, torch's products are as fast (measured at 4, 8 and 16)
 _LANES, _LONGEST, _LEAST = 16, 4096, 3e4  # of narrow.c; multiply-adds below which a call costs more than it saves
 _TOLERANCE = 1e-5  # of the self-test: float32 against float64, relative to the largest value
 
@@ -40,8 +40,13 @@ def library() -> ctypes.CDLL | None:
     if not found.airloom_narrow():
         return None
     g = torch.Generator().manual_seed(0)
-    a, b, c = (torch.randn(size, generator=g) for size in ((203, 48), (48, 5), (203, 11)))
-    for got, want in ((_rows(found, a, b), a.double() @ b.double()), (_columns(found, a, c), a.double().t() @ c.double())):
+    a, b, c, d = (torch.randn(size, generator=g) for size in ((203, 48), (48, 5), (203, 11), (48,)))
+    h, A = c[:, :5], b.t()
+    for got, want in (
+        (_rows(found, a, b), a.double() @ b.double()),
+        (_columns(found, a, c), a.double().t() @ c.double()),
+        (_sums(found, h, A, d, 0.5), d.double() + 0.5 * h.double() @ A.double()),
+    ):
         gap = float((got - want).abs().max() / want.abs().max())
         if not gap <= _TOLERANCE:
             raise NoKernel(f"what the compiler built differs from float64 by {gap:.1e}")
@@ -53,7 +58,7 @@ def form(a: Tensor, b: Tensor) -> Form | None:
     if a.dtype != torch.float32 or b.dtype != torch.float32 or a.device.type != "cpu" or a.dim() != 2:
         return None
     (rows, inner), columns = a.shape, b.shape[1]
-    if not NARROWEST_PAYING <= columns <= WIDEST or rows * inner * columns < _LEAST:
+    if not _NARROWEST <= columns <= _WIDEST or rows * inner * columns < _LEAST:
         return None
     long = inner if a.stride(1) == 1 else rows
     if long % _LANES or long > _LONGEST:
@@ -82,7 +87,7 @@ def is_sum(a: Tensor, b: Tensor, bias: Tensor | None) -> bool:
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in given) or (bias is not None and (bias.dim() != 1 or not bias.is_contiguous())):
         return False
     (rows, inner), columns = a.shape, b.shape[1]
-    return inner <= WIDEST and rows * inner * columns >= _LEAST and columns % _LANES == 0 and columns <= _LONGEST
+    return inner <= _WIDEST and rows * inner * columns >= _LEAST and columns % _LANES == 0 and columns <= _LONGEST
 
 
 def _sums(found: ctypes.CDLL | None, a: Tensor, b: Tensor, bias: Tensor | None, alpha: float) -> Tensor:

@@ -9,15 +9,17 @@ from airloom.models.script import Op, Script, Slot, memory
 from airloom.models.skeleton import Skeleton
 
 _aten = torch.ops.aten
-_COPIED_VALUES = 16_000_000  # of frozen weights, per script: 64 MB beside a model that has at least as much
+_COPIED_VALUES = 16_000_000  # of frozen weights, for all scripts of a skeleton: 64 MB beside weights of at least as much
 
 
 def laid_out(script: Script, skeleton: Skeleton) -> Script:
-    """Let products with a transposed frozen weight read a copy that lies as they go through it: some tenth to a fifth of their time."""
+    """Let products with a transposed frozen weight read a copy that lies as they go through it: a tenth to a fifth of their time by themselves.
+
+    The scripts of a skeleton share the copies: there is a script for each size of a batch.
+    """
     moving = {id(p) for p in skeleton.parameters.values()}
     frozen = {p.data_ptr(): p for p in skeleton.module.parameters() if p.dim() == 2 and p.is_contiguous() and id(p) not in moving}
-    copies: dict[int, Slot] = {}
-    left = _COPIED_VALUES
+    slots: dict[int, Slot] = {}
     for op in script.ops:
         if op.func not in (_aten.mm.default, _aten.addmm.default, _aten.addmm_.default) or op.args[-1] in script.fresh:
             continue
@@ -26,12 +28,13 @@ def laid_out(script: Script, skeleton: Skeleton) -> Script:
         weight = frozen.get(at)
         if weight is None or tensor.shape != weight.shape[::-1] or tensor.stride() != weight.stride()[::-1]:
             continue
-        if at not in copies:
-            if tensor.numel() > left:
+        if at not in skeleton.straight:
+            if tensor.numel() + sum(copy.numel() for copy in skeleton.straight.values()) > _COPIED_VALUES:
                 continue
-            left -= tensor.numel()
-            copies[at] = script.constant(tensor.contiguous())
-        op.args = [*op.args[:-1], copies[at]]
+            skeleton.straight[at] = tensor.contiguous()
+        if at not in slots:
+            slots[at] = script.constant(skeleton.straight[at])
+        op.args = [*op.args[:-1], slots[at]]
     return script
 
 

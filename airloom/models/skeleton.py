@@ -40,10 +40,11 @@ class Skeleton:
     """A module whose parameters are views into one flat `values` vector, and whose gradients are views into one flat `gradient` vector.
 
     Where the spec asks for `channels_last`, convolution weights lie in these vectors as [out, kernel, in] instead of [out, in, kernel]:
-    `arranged` and `restored` translate. `scripts` holds what faster ways to train have made for this copy.
+    `arranged` and `restored` translate. `scripts` holds what faster ways to train have made for this copy, `straight` copies
+    of frozen weights that lie transposed, by where these are.
     """
 
-    __slots__ = ("_conv", "_integers", "gradient", "module", "names", "parameters", "scripts", "values")
+    __slots__ = ("_conv", "_integers", "gradient", "module", "names", "parameters", "scripts", "straight", "values")
 
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         source = spec._source
@@ -54,6 +55,7 @@ class Skeleton:
         if device.type != "cpu":
             module = module.to(device)
         self.scripts: dict[object, object] = {}
+        self.straight: dict[int, Tensor] = {}
         self.values = torch.zeros(spec.size, dtype=spec.dtype, device=device)
         self.gradient = torch.zeros(spec.trainable_size, dtype=spec.dtype, device=device)
         self.parameters: dict[str, nn.Parameter] = {}

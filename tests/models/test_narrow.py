@@ -123,6 +123,18 @@ def test_steps_of_adapters_agree_with_float64(seed: int, monkeypatch: pytest.Mon
     assert gap(got.flat - x.flat, want.flat - x.flat.double()) < 1e-4  # rounding of values of size one against changes of some hundredths
 
 
+def test_scripts_of_a_model_share_copies_of_frozen_weights() -> None:
+    x = lora(model(lambda: Mixed(11), name="mixed11"), rank=4).initial(0)
+    fast = Fast("replay")
+    for rows in (64, 128):  # a script for each
+        train(x, Batches(drawn(2, rows, 32), torch.randint(0, 32, (2, rows)), classes=32), lr=0.1, trainer=fast)
+    assert not fast.fallbacks
+    with x.spec.skeleton(x.flat.device) as skeleton:
+        assert len(skeleton.scripts) == 2
+        frozen = {p.data_ptr(): p for p in skeleton.module.parameters()}
+        assert skeleton.straight and all(torch.equal(copy, frozen[at].t()) and copy.is_contiguous() for at, copy in skeleton.straight.items())
+
+
 @needs_library
 def test_on_replay_no_narrow_product_runs_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("rows", "columns", "sums"):
@@ -133,13 +145,19 @@ def test_on_replay_no_narrow_product_runs_compiled(monkeypatch: pytest.MonkeyPat
     assert not fast.fallbacks
 
 
-def test_a_library_that_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    if not has_library():
-        pytest.skip("this machine has no C compiler, or its processor has no AVX-512")
+@needs_library
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("sum[r * GROUP + j] += x[r] * w", "sum[r * GROUP + j] -= x[r] * w"),
+        ("sum[g * V + v] += b[m * GROUP + g] * x[v]", "sum[g * V + v] -= b[m * GROUP + g] * x[v]"),
+        ("sum[r * V + v] += a[r * am + j * aj] * x[v]", "sum[r * V + v] -= a[r * am + j * aj] * x[v]"),
+    ],
+)
+def test_a_library_that_is_wrong_is_refused(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = Path(narrow.__file__).with_suffix(".c").read_text()
-    wrong = tmp_path / "narrow.c"
-    wrong.write_text(text.replace("sum[g * V + v] += b[m * GROUP + g] * x[v]", "sum[g * V + v] -= b[m * GROUP + g] * x[v]"))
-    assert wrong.read_text() != text
+    assert text.count(right) == 1
+    (tmp_path / "narrow.c").write_text(text.replace(right, wrong))
     monkeypatch.setattr(narrow, "__file__", str(tmp_path / "narrow.py"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     narrow.library.cache_clear()
